@@ -1,0 +1,1 @@
+"""Encodings of weights as tables, and the code that decodes them."""

@@ -1,0 +1,145 @@
+"""What one array of a weight database is, wherever its bytes lie."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from wvindex.formats.encodings import Encoding
+
+Exactness = Literal["bit", "reordered", "cast", "derived"]
+"""``bit``: the source's bytes as they are; ``reordered``: whole rows or values moved; ``cast``: each value
+converted to another encoding; ``derived``: computed from several tensors or by arithmetic."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowScale:
+    """A factor, one a token, that a projection's output is multiplied by.
+
+    For an input x (hidden_size wide) the factor is ``1 / sqrt(mean(c ** 2) + eps)`` with
+    ``c = W[a:b] @ x + bias[a:b]``, W the array `weight` and (a, b) = `rows`. It multiplies dimensions
+    [i, j) = `head_slice` of every head of the output (bias included), and leaves the others alone.
+
+    Attributes
+    ----------
+    weight : str
+        Key of W; its bias, where there is one, has the key with ``.weight`` replaced by ``.bias``.
+    rows : (int, int)
+    eps : float
+    head_slice : (int, int)
+    """
+
+    weight: str
+    rows: tuple[int, int]
+    eps: float
+    head_slice: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    """How an array divides into heads: `count` equal parts along `axis`."""
+
+    axis: int
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySpec:
+    """One array: name, shape, encoding, and where it came from.
+
+    Attributes
+    ----------
+    key : str
+        Standard key, or the source's own name where no rule maps it.
+    shape : tuple of int
+    encoding : Encoding
+    exactness : Exactness
+    sources : tuple of str
+        Source tensors, in the order in which their rows stand here.
+    transforms : tuple of str
+        What was done, in order: ``permute``, ``stack``, ``split``, ``decode``, ``subtract_one``, ``absorb_mla``, ...
+    aliases : tuple of str
+        Other names that this whole array answers to.
+    part_aliases : tuple of str
+        For a stack made of one tensor per expert: the name that each expert's part had, in order.
+    heads : Heads or None
+    row_scale : RowScale or None
+    mapped : bool
+        False for a tensor that no rule maps, kept under its own name.
+    mtp : bool
+        Whether it belongs to a multi-token-prediction layer, beyond `num_hidden_layers`.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    encoding: Encoding
+    exactness: Exactness
+    sources: tuple[str, ...]
+    transforms: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    part_aliases: tuple[str, ...] = ()
+    heads: Heads | None = None
+    row_scale: RowScale | None = None
+    mapped: bool = True
+    mtp: bool = False
+
+    @property
+    def row_values(self) -> int:
+        """Values in a row: the last dimension; 1 for a scalar."""
+        return self.shape[-1] if self.shape else 1
+
+    @property
+    def n_rows(self) -> int:
+        """Rows: all dimensions but the last, flattened; 1 for a vector or a scalar."""
+        return math.prod(self.shape[:-1])
+
+    @property
+    def row_bytes(self) -> int:
+        """Encoded bytes of a row, without scales."""
+        return self.encoding.row_bytes(self.row_values)
+
+    @property
+    def matrix_rows(self) -> int:
+        """Rows of one matrix: of one expert in a stack, or all of them."""
+        return self.shape[-2] if len(self.shape) > 1 else 1
+
+    @property
+    def n_matrices(self) -> int:
+        """How many matrices are stacked: the experts, or 1."""
+        return math.prod(self.shape[:-2])
+
+    @property
+    def scale_shape(self) -> tuple[int, int] | None:
+        """(rows, columns) of the float32 scales of all matrices, one under another; None without scales.
+
+        Scale blocks restart at each matrix; the last of a matrix's rows or columns may be short.
+        """
+        if self.encoding.scale_block is None:
+            return None
+        rows, columns = self.encoding.scale_block
+        return self.n_matrices * -(-self.matrix_rows // rows), -(-self.row_values // columns)
+
+    @property
+    def nbytes(self) -> int:
+        """Encoded bytes, scales included, without any padding of chunks."""
+        scales = math.prod(self.scale_shape) * 4 if self.scale_shape else 0
+        return self.n_rows * self.row_bytes + scales
+
+
+class RowReader(Protocol):
+    """Gives an array's encoded rows, wherever they lie."""
+
+    def read_rows(
+        self, start: int, stop: int, out: memoryview, *, span: tuple[int, int] | None = None
+    ) -> None:
+        """Fill `out` with the encoded bytes of rows [start, stop), one after another.
+
+        With `span`, only bytes [span[0], span[1]) of each row; `out` is then
+        ``(stop - start) * (span[1] - span[0])`` bytes long.
+        """
+        ...
+
+    def read_scales(self, start: int, stop: int, out: memoryview) -> None:
+        """Fill `out` with rows [start, stop) of the float32 scales (see `ArraySpec.scale_shape`)."""
+        ...

@@ -1,0 +1,1 @@
+"""A NumPy forward pass over a store, readable enough to teach from."""

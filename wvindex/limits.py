@@ -1,0 +1,47 @@
+"""Every cap on untrusted input, each with its reason."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_HEADER_BYTES: Final = 512 << 20
+"""A GGUF header or safetensors JSON. A 256k-token vocabulary with merges is about 12 MiB."""
+
+MAX_SAFETENSORS_HEADER: Final = 100_000_000
+"""The safetensors library's own cap on the JSON header."""
+
+MAX_TENSORS: Final = 1 << 20
+"""DeepSeek-V3 has 91,991 tensors in its sharded safetensors; a million leaves room."""
+
+MAX_METADATA_KEYS: Final = 1 << 16
+"""GGUF files carry some dozens of keys."""
+
+MAX_ARRAY_ITEMS: Final = 1 << 26
+"""Items of one GGUF metadata array: vocabularies have some hundred thousand."""
+
+MAX_ARRAY_DEPTH: Final = 4
+"""Nesting of GGUF metadata arrays: real files nest none."""
+
+MAX_JSON_DEPTH: Final = 64
+"""Nesting of a config.json, an index or a safetensors header."""
+
+MAX_JSON_BYTES: Final = 256 << 20
+"""config.json, an index, tokenizer.json: the largest real one is about 35 MB."""
+
+MAX_NAME_BYTES: Final = 512
+"""A tensor or metadata key name; GGUF itself allows 64 bytes for tensors and 65,535 for keys."""
+
+MAX_DIMS: Final = 8
+"""Dimensions of a tensor; GGUF allows 4, safetensors any number."""
+
+MAX_ELEMENTS: Final = 1 << 48
+"""Elements of one tensor: 2^48 bytes is far beyond any disk, and products stay exact in int64."""
+
+MAX_SHARDS: Final = 4096
+"""Files of one checkpoint; the largest hub repositories have a few hundred."""
+
+MAX_ESCAPED_NAME: Final = 240
+"""A file name's length in a store: Linux and macOS allow 255 bytes."""
+
+MAX_LAYERS: Final = 4096
+"""Layers of a model: bounds the tables that are made for each layer."""

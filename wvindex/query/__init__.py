@@ -1,0 +1,1 @@
+"""Lazy tensors over a store or a bare checkpoint."""

@@ -1,0 +1,1 @@
+"""Readers of checkpoint files: bytes and names, nothing about models."""

@@ -1,0 +1,120 @@
+"""What a checkpoint looks like to the rest of wvindex: named byte ranges and raw metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from wvindex.formats.encodings import Encoding
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a checkpoint, as its header declares it (and as validation found true).
+
+    Attributes
+    ----------
+    name : str
+        The source's own name.
+    shape : tuple of int
+        Outermost first (row-major); GGUF's reversed order is already turned round.
+    encoding : Encoding
+        Plain or packed; never with a `scale_block` (scales are tensors of their own).
+    file : Path
+    offset : int
+        Of the first byte, from the start of `file`.
+    nbytes : int
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    encoding: Encoding
+    file: Path
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class FileFingerprint:
+    """What identifies one source file without reading its data.
+
+    Attributes
+    ----------
+    name : str
+        Relative to the checkpoint's directory, with forward slashes.
+    size : int
+    mtime_ns : int
+    header_sha256 : str
+        Of the header's bytes (GGUF: everything before the data; safetensors: length and JSON).
+    """
+
+    name: str
+    size: int
+    mtime_ns: int
+    header_sha256: str
+
+
+@dataclass(frozen=True)
+class TokenizerData:
+    """A checkpoint's tokenizer as found, undigested.
+
+    Attributes
+    ----------
+    files : mapping of str to bytes
+        Tokenizer files beside safetensors: ``tokenizer.json``, ``tokenizer_config.json``, ...
+    gguf : mapping of str to object
+        GGUF's ``tokenizer.*`` metadata, as plain Python values.
+    """
+
+    files: Mapping[str, bytes]
+    gguf: Mapping[str, Any]
+
+
+class Source(Protocol):
+    """A checkpoint, open for reading. Its whole header has been validated."""
+
+    @property
+    def path(self) -> Path:
+        """The file or directory that was opened."""
+        ...
+
+    @property
+    def format(self) -> Literal["gguf", "safetensors"]:
+        """Which reader this is."""
+        ...
+
+    def config(self) -> Mapping[str, Any]:
+        """Raw model configuration: the object in config.json, or GGUF's metadata by key.
+
+        GGUF arrays of numbers are lists; the vocabulary (``tokenizer.*``) is left out.
+        Empty where a safetensors checkpoint has no config.json.
+        """
+        ...
+
+    def tensors(self) -> Sequence[TensorInfo]:
+        """Every tensor, in file order."""
+        ...
+
+    def read(self, info: TensorInfo, start: int, stop: int, out: memoryview | None = None) -> memoryview:
+        """Read bytes [start, stop) of a tensor's data into `out` (or a new buffer) and return it.
+
+        Raises
+        ------
+        TruncatedSource
+            If the file has become shorter than its header promised.
+        """
+        ...
+
+    def tokenizer(self) -> TokenizerData | None:
+        """The tokenizer as found, or None."""
+        ...
+
+    def fingerprint(self) -> tuple[FileFingerprint, ...]:
+        """One fingerprint a file, in shard order, taken when the source was opened."""
+        ...
+
+    def close(self) -> None:
+        """Close every file."""
+        ...

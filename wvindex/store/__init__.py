@@ -1,0 +1,1 @@
+"""The Zarr store: layout, codecs, writer, catalog, reader."""

@@ -1,0 +1,1 @@
+"""From source tensors to operations: what to write, and from what."""
