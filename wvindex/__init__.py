@@ -1,5 +1,52 @@
 """wvindex: a weight database. Any model checkpoint to an exact, queryable Zarr store."""
 
-from wvindex._version import __version__
+from __future__ import annotations
 
-__all__ = ["__version__"]
+from typing import TYPE_CHECKING, Any
+
+from wvindex._version import __version__
+from wvindex.errors import WvindexError
+
+if TYPE_CHECKING:
+    from wvindex.build import Progress, build, plan
+    from wvindex.opening import open
+    from wvindex.query.database import Store
+    from wvindex.query.lazy import Tensor
+    from wvindex.transform.plan import Plan
+
+__all__ = [
+    "Plan",
+    "Progress",
+    "Store",
+    "Tensor",
+    "WvindexError",
+    "__version__",
+    "build",
+    "errors",
+    "open",
+    "plan",
+]
+
+_HOMES = {
+    "Plan": "wvindex.transform.plan",
+    "Progress": "wvindex.build",
+    "Store": "wvindex.query.database",
+    "Tensor": "wvindex.query.lazy",
+    "build": "wvindex.build",
+    "errors": "wvindex",
+    "open": "wvindex.opening",
+    "plan": "wvindex.build",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that ``import wvindex`` stays light."""
+    import importlib
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'wvindex' has no attribute {name!r}")
+    if name == "errors":
+        return importlib.import_module("wvindex.errors")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

@@ -147,6 +147,7 @@ class ModelConfig:
     num_nextn_predict_layers: int = 0
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
+    refuses_to_run: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Give plain JSON values; `from_json` reads them back to an equal object."""

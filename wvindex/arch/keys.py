@@ -1,0 +1,139 @@
+"""Standard keys: Hugging Face's Llama-style names, and what GGUF calls the same tensors.
+
+The GGUF names come from the ``gguf`` package's TensorNameMap; there is no second table of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Final
+
+LAYER_KEY: Final = re.compile(r"model\.layers\.(0|[1-9]\d{0,3})\.(.+)", re.ASCII)
+GGUF_LAYER: Final = re.compile(r"blk\.(0|[1-9]\d{0,3})\.(.+)", re.ASCII)
+
+ROOT_MODULES: Final = ("model.embed_tokens", "model.norm", "lm_head")
+
+EXPERT_MODULES: Final = tuple(f"mlp.experts.{name}_proj" for name in ("gate", "up", "down"))
+
+LAYER_MODULES: Final = (
+    "input_layernorm",
+    *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm")),
+    *(f"self_attn.{name}" for name in ("q_a_proj", "q_a_layernorm", "q_b_proj", "kv_a_proj_with_mqa")),
+    *(f"self_attn.{name}" for name in ("kv_a_layernorm", "kv_b_proj", "k_b_proj", "v_b_proj")),
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "post_feedforward_layernorm",
+    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+    "mlp.gate",
+    *EXPERT_MODULES,
+    *(f"mlp.shared_experts.{name}_proj" for name in ("gate", "up", "down")),
+    # The multi-token-prediction layer of DeepSeek-V3 has these besides.
+    *("enorm", "hnorm", "eh_proj", "embed_tokens", "shared_head.norm", "shared_head.head"),
+)
+"""Modules of a layer that have standard keys, in the order in which listings show them."""
+
+CORRECTION_BIAS: Final = "mlp.gate.e_score_correction_bias"
+
+STANDARD_ROLES: Final = frozenset(
+    {f"{module}.{kind}" for module in LAYER_MODULES for kind in ("weight", "bias")} | {CORRECTION_BIAS}
+)
+"""Everything that may stand after ``model.layers.N.`` in a standard key."""
+
+STANDARD_ROOTS: Final = frozenset(
+    f"{module}.{kind}" for module in ROOT_MODULES for kind in ("weight", "bias")
+)
+"""Standard keys outside the layers."""
+
+
+def split_layer(key: str) -> tuple[int | None, str]:
+    """Split ``model.layers.N.role`` into (N, role); (None, key) for anything else."""
+    match = LAYER_KEY.fullmatch(key)
+    return (int(match[1]), match[2]) if match else (None, key)
+
+
+def layer_key(layer: int, role: str) -> str:
+    """Join what `split_layer` splits."""
+    return f"model.layers.{layer}.{role}"
+
+
+def is_standard(key: str) -> bool:
+    """Whether `key` is one of the names that every family shares."""
+    layer, role = split_layer(key)
+    return role in (STANDARD_ROOTS if layer is None else STANDARD_ROLES)
+
+
+def gguf_name(key: str, arch: str) -> str | None:
+    """Give GGUF's name of a standard key, or None where the architecture has none."""
+    layer, role = split_layer(key)
+    if layer is None:
+        return _root_names(arch).get(key)
+    name = _layer_names(arch).get(role)
+    return f"blk.{layer}.{name}" if name else None
+
+
+def standard_key(name: str, arch: str, fused: tuple[str, ...] = ()) -> str | None:
+    """Give the standard key of a GGUF tensor, or None where no rule maps it.
+
+    Parameters
+    ----------
+    name : str
+        ``blk.3.attn_q.weight``.
+    arch : str
+        ``general.architecture``.
+    fused : tuple of str
+        Modules that hold several projections, which go before the plain ones: Phi-3's ``ffn_up`` is
+        its ``gate_up_proj``. The key then names the fused module.
+    """
+    match = GGUF_LAYER.fullmatch(name)
+    if match is None:
+        return _roles(arch, fused, in_layer=False).get(name)
+    role = _roles(arch, fused, in_layer=True).get(match[2])
+    return layer_key(int(match[1]), role) if role else None
+
+
+@cache
+def _roles(arch: str, fused: tuple[str, ...], *, in_layer: bool) -> Mapping[str, str]:
+    names = _layer_names(arch) if in_layer else _root_names(arch)
+    roles = {name: role for role, name in reversed(list(names.items()))}
+    table = _module_names(arch)
+    for module in fused:
+        name = table.get(f"model.layers.0.{module}", "").removeprefix("blk.0.")
+        roles |= {f"{name}.{kind}": f"{module}.{kind}" for kind in ("weight", "bias") if name and in_layer}
+    return roles
+
+
+@cache
+def _layer_names(arch: str) -> Mapping[str, str]:
+    table = _module_names(arch)
+    names: dict[str, str] = {}
+    for module in LAYER_MODULES:
+        name = table.get(f"model.layers.0.{module}")
+        if name is not None:
+            names |= {
+                f"{module}.{kind}": f"{name.removeprefix('blk.0.')}.{kind}" for kind in ("weight", "bias")
+            }
+    correction = table.get("model.layers.0.mlp.gate.e_score_correction")
+    if correction is not None:
+        names[CORRECTION_BIAS] = f"{correction.removeprefix('blk.0.')}.bias"
+    return names
+
+
+@cache
+def _root_names(arch: str) -> Mapping[str, str]:
+    table = _module_names(arch)
+    found = {module: table[module] for module in ROOT_MODULES if module in table}
+    return {
+        f"{module}.{kind}": f"{name}.{kind}" for module, name in found.items() for kind in ("weight", "bias")
+    }
+
+
+@cache
+def _module_names(arch: str) -> Mapping[str, str]:
+    """Give every name that TensorNameMap knows for an architecture's roots and its layer 0."""
+    import gguf
+
+    known = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
+    table = gguf.get_tensor_name_map(known[arch], 1).mapping if arch in known else {}
+    return {source: target for source, (_, target) in table.items()}

@@ -1,0 +1,83 @@
+"""The geometry of Multi-head Latent Attention, as DeepSeek's configuration spells it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wvindex.arch.config import MLA
+from wvindex.arch.family import HubForm, RawMetadata
+from wvindex.arch.fields import Fields
+from wvindex.arch.rope import rope_fields, yarn_mscale
+
+RANKS_AND_DIMS = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+
+
+def mla(f: Fields, *, interleaved_rope: bool = True) -> MLA:
+    """Read the ranks and head dimensions.
+
+    The norms between the factors have an epsilon of 1e-6 whatever ``rms_norm_eps`` says, as in
+    transformers, where they are made without it.
+
+    Raises
+    ------
+    MetadataError
+        If one is missing or zero, or the rotary part is odd.
+    """
+    for name in RANKS_AND_DIMS:
+        if f.integer(name) == 0:
+            raise f.error(name, "a positive integer", 0)
+    if f.integer("qk_rope_head_dim") % 2:
+        raise f.error("qk_rope_head_dim", "an even number", f.raw["qk_rope_head_dim"])
+    return MLA(
+        q_lora_rank=f.integer_or_none("q_lora_rank") or None,
+        interleaved_rope=interleaved_rope,
+        **{name: f.integer(name) for name in RANKS_AND_DIMS},
+    )
+
+
+def mla_overrides(f: Fields, geometry: MLA) -> dict[str, Any]:
+    """Give the fields of ModelConfig that follow from the geometry, for `decoder_config`."""
+    head_dim = geometry.qk_nope_head_dim + geometry.qk_rope_head_dim
+    return {
+        "mla": geometry,
+        "head_dim": head_dim,
+        "v_head_dim": geometry.v_head_dim,
+        "rope_head_dim": geometry.qk_rope_head_dim,
+        "num_key_value_heads": f.integer("num_attention_heads"),
+        "attention_scale": head_dim**-0.5 * _temperature(f) ** 2,
+        "attention_form": "factored",
+    }
+
+
+def _temperature(f: Fields) -> float:
+    """DeepSeek's mscale: YaRN's temperature, applied to the softmax scale twice (once for q, once for k)."""
+    parameters = rope_fields(f, "full_attention")
+    all_dim = parameters.number("mscale_all_dim", 0.0)
+    if parameters.text("rope_type", "default") == "default" or not all_dim:
+        return 1.0
+    return yarn_mscale(parameters.number("factor", 1.0), all_dim)
+
+
+def mla_gguf_fields(hub: HubForm, metadata: RawMetadata) -> None:
+    """Complete the hub form of a GGUF file with MLA.
+
+    llama.cpp's newer form describes the attention that it computes, with one KV head as wide as the
+    latent vector, and gives the heads' own widths as ``key_length_mla`` and ``value_length_mla``.
+    """
+    rope_dim = metadata.get("rope.dimension_count")
+    key_length = metadata.get("attention.key_length_mla", metadata.get("attention.key_length"))
+    value_length = metadata.get("attention.value_length_mla", metadata.get("attention.value_length"))
+    hub["q_lora_rank"] = metadata.get("attention.q_lora_rank")
+    hub["kv_lora_rank"] = metadata.get("attention.kv_lora_rank")
+    hub["qk_rope_head_dim"] = rope_dim
+    if isinstance(key_length, int) and isinstance(rope_dim, int):
+        hub["qk_nope_head_dim"] = key_length - rope_dim
+    hub["v_head_dim"] = value_length
+    hub.pop("head_dim", None)
+    hub.pop("partial_rotary_factor", None)
+    scaling = hub.get("rope_scaling")
+    if scaling and scaling.get("rope_type") == "yarn":
+        # llama.cpp cancels YaRN's factor on cos and sin for this architecture, and keeps
+        # 0.1 * mscale_all_dim as the "log multiplier"; every published model has mscale = mscale_all_dim.
+        scaling["attention_factor"] = 1.0
+        scaling["mscale_all_dim"] = round(metadata.get("rope.scaling.yarn_log_multiplier", 0.0) * 10, 6)

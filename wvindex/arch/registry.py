@@ -1,0 +1,104 @@
+"""Which family a checkpoint is of, and its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from wvindex.arch.config import ModelConfig
+from wvindex.arch.families import (
+    deepseek_v2,
+    deepseek_v3,
+    gemma2,
+    gemma3,
+    llama,
+    minicpm3,
+    mixtral,
+    phi3,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+)
+from wvindex.arch.family import Family, unknown_config
+from wvindex.arch.fields import Fields
+from wvindex.arch.gguf_metadata import FIELDS, hub_form, plain_metadata
+from wvindex.sources.base import Source
+
+FAMILIES: Final[tuple[Family, ...]] = tuple(
+    module.FAMILY
+    for module in (
+        llama,
+        mixtral,
+        qwen2,
+        qwen3,
+        qwen3_moe,
+        gemma2,
+        gemma3,
+        phi3,
+        deepseek_v2,
+        deepseek_v3,
+        minicpm3,
+    )
+)
+"""Every known family; the tenth-and-next is one file and one line here."""
+
+
+def identify(source: Source) -> tuple[Family | None, ModelConfig]:
+    """Find a checkpoint's family and read its configuration.
+
+    Returns
+    -------
+    family : Family or None
+        None where it is not known: the tensors then keep their names.
+    config : ModelConfig
+
+    Raises
+    ------
+    MetadataError
+        If a known family's configuration lacks a field or contradicts itself.
+    """
+    return _identify_gguf(source) if source.format == "gguf" else _identify_hub(source)
+
+
+def family_named(name: str | None) -> Family | None:
+    """Give the family of a ModelConfig's `family`."""
+    return next((family for family in FAMILIES if family.name == name), None)
+
+
+def _identify_hub(source: Source) -> tuple[Family | None, ModelConfig]:
+    fields = Fields(source.config(), source.path)
+    text = fields.child("text_config")
+    if text is not None:  # a multimodal checkpoint: its language model is described apart
+        shared = {name: value for name, value in fields.raw.items() if name.endswith("_token_id")}
+        fields = text.with_defaults(shared | {"model_type": fields.text("model_type", "unknown")})
+    model_type = fields.text("model_type", "unknown")
+    family = next((family for family in FAMILIES if model_type in family.model_types), None)
+    return family, family.config(fields) if family else unknown_config(fields)
+
+
+def _identify_gguf(source: Source) -> tuple[Family | None, ModelConfig]:
+    metadata = plain_metadata(source)
+    arch = metadata.get("general.architecture")
+    is_model = any(
+        info.name == "token_embd.weight" for info in source.tensors()
+    )  # and no adapter or the like
+    family = next((f for f in FAMILIES if f.gguf_arch == arch and f.gguf_claims(metadata)), None)
+    family = family if is_model else None
+    if family is None:
+        return None, unknown_config(Fields(_unknown_fields(metadata), source.path))
+    hub = hub_form(source, metadata) | {"model_type": family.model_types[0]}
+    if family.gguf_fields is not None:
+        family.gguf_fields(hub, metadata)
+    return family, family.config(Fields(hub, source.path))
+
+
+def _unknown_fields(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the hub form of an architecture that is not known, as far as it goes."""
+    arch = metadata.get("general.architecture")
+    stated = {field: metadata[key] for key, fields in FIELDS.items() if key in metadata for field in fields}
+    return stated | {
+        "model_type": arch if isinstance(arch, str) else "unknown",
+        "num_hidden_layers": metadata.get("block_count"),
+        "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": metadata.get("tokenizer.ggml.eos_token_id"),
+    }

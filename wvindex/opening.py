@@ -1,0 +1,72 @@
+"""``wvindex.open``: a store, or a bare checkpoint seen as the store that would be built from it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wvindex.errors import UnsupportedTokenizer
+from wvindex.query.database import Store, open_store
+from wvindex.sources.base import Source
+from wvindex.sources.detect import open_source
+from wvindex.store.reader import Check, is_store
+from wvindex.transform.plan import plan_source, require_representable
+
+if TYPE_CHECKING:
+    import zarr.abc.store
+
+    from wvindex.tokenizer import Tokenizer
+
+
+def open(path: str | os.PathLike[str] | zarr.abc.store.Store, *, check: Check = "chunks") -> Store:
+    """Open a weight database.
+
+    Parameters
+    ----------
+    path : path, URL or Zarr store
+        A finished store, or a bare checkpoint: a GGUF or safetensors file, or a directory of them. A bare
+        checkpoint is seen as the store that ``build(..., mla="keep")`` would write, over the file's own
+        bytes; nothing is written.
+    check : {"never", "chunks", "always"}
+        When a store's checksums are verified: never, whenever a whole chunk is read, or for every read.
+
+    Returns
+    -------
+    Store
+        A mapping of standard keys to lazy tensors, and a context manager.
+
+    Raises
+    ------
+    NotAStore, StoreVersionError, CatalogError
+        If a store cannot be read.
+    SourceError, UnsupportedError
+        If a bare checkpoint cannot be.
+    """
+    if not isinstance(path, str | os.PathLike) or "://" in os.fspath(path):
+        return open_store(path, check=check)
+    local = Path(path)
+    if is_store(local) or (local / "zarr.json").exists():
+        return open_store(local, check=check)
+    source = open_source(local)
+    try:
+        return _bare(source)
+    except BaseException:
+        source.close()
+        raise
+
+
+def _bare(source: Source) -> Store:
+    planned = plan_source(source, mla="keep")
+    require_representable(planned)
+    arrays = {operation.spec.key: (operation.spec, operation.rows) for operation in planned.operations}
+
+    def tokenizer() -> Tokenizer:
+        from wvindex.tokenizer import load_tokenizer
+
+        data = source.tokenizer()
+        if data is None:
+            raise UnsupportedTokenizer("the checkpoint has no tokenizer", file=source.path)
+        return load_tokenizer(data)
+
+    return Store(source.path, planned.config, arrays, tokenizer=tokenizer, close=source.close)

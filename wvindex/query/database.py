@@ -1,0 +1,199 @@
+"""Store: a weight database, open for reading. A mapping of standard keys to lazy tensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from wvindex.arch.config import ModelConfig
+from wvindex.errors import UnsupportedTokenizer
+from wvindex.formats.arrays import ArraySpec, RowReader
+from wvindex.query.layers import Layers
+from wvindex.query.lazy import Tensor
+from wvindex.query.select import LayerChoice, Names, Target, standard_order
+from wvindex.store.catalog import Catalog
+from wvindex.store.objects import LocalObjects, Objects, ReadStats
+from wvindex.store.reader import Check, ChunkReader, read_catalog, read_tokenizer, require_check
+from wvindex.store.remote import open_objects
+
+if TYPE_CHECKING:
+    import zarr.abc.store
+
+    from wvindex.tokenizer import Tokenizer
+
+
+class Store(Mapping[str, Tensor]):
+    """Tensors by standard key, in order: embedding, layers, final norm, head, unmapped.
+
+    ``db[name]`` also answers to aliases (a GGUF name, the source's name, one expert of a stack), and so
+    does ``name in db``; iteration gives the keys alone.
+
+    Parameters
+    ----------
+    path : str or Path
+        What was opened.
+    config : ModelConfig
+    arrays : mapping of str to (ArraySpec, RowReader)
+        By standard key.
+    catalog : Catalog, optional
+        None where a bare file was opened.
+    tokenizer : callable, optional
+        Loads the tokenizer when it is first asked for.
+    close : callable, optional
+        Lets go of what is open.
+    stats : ReadStats, optional
+        Counts what is read.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        config: ModelConfig,
+        arrays: Mapping[str, tuple[ArraySpec, RowReader]],
+        *,
+        catalog: Catalog | None = None,
+        tokenizer: Callable[[], Tokenizer] | None = None,
+        close: Callable[[], None] | None = None,
+        stats: ReadStats | None = None,
+    ) -> None:
+        self.path = path
+        self.config = config
+        self.catalog = catalog
+        self.stats = stats
+        specs = standard_order(spec for spec, _ in arrays.values())
+        self._tensors = {spec.key: Tensor(spec, arrays[spec.key][1]) for spec in specs}
+        self._names = Names(specs)
+        self._load_tokenizer = tokenizer
+        self._close = close
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Give the tensor that answers to `name`.
+
+        Raises
+        ------
+        KeyNotFound
+            If none does; AmbiguousKey if several do.
+        """
+        return self._tensor(self._names.resolve(name))
+
+    def __contains__(self, name: object) -> bool:
+        """Whether exactly one tensor answers to `name`."""
+        return isinstance(name, str) and len(self._names.find(name)) == 1
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the standard keys, in order."""
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        """Give the number of arrays."""
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        """Give one line."""
+        return (
+            f"<Store {self.path}: {self.config.model_type}, {len(self)} tensors, {len(self.layers)} layers>"
+        )
+
+    def __enter__(self) -> Self:
+        """Give the store itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Close every file. Later reads raise; what was read stays."""
+        if self._close is not None:
+            self._close()
+
+    @cached_property
+    def layers(self) -> Layers:
+        """The layers by number: ``db.layers[12].self_attn.q_proj``."""
+        return Layers(self)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, loaded when it is first asked for.
+
+        Raises
+        ------
+        UnsupportedTokenizer
+            If there is none, or it is of a kind that is not known.
+        """
+        if self._load_tokenizer is None:
+            raise UnsupportedTokenizer("there is no tokenizer", file=self.path)
+        return self._load_tokenizer()
+
+    def select(
+        self, pattern: str = "*", *, layer: LayerChoice = None, role: str | None = None
+    ) -> list[Tensor]:
+        """Give the tensors that a selector means, in order.
+
+        Parameters
+        ----------
+        pattern : str
+            A glob for the key or one of its aliases: ``*.mlp.experts.*``.
+        layer : int, range, slice or iterable of int, optional
+        role : str, optional
+            A glob for what follows the layer in the key: ``self_attn.q_proj``.
+
+        Raises
+        ------
+        SelectionError
+            If `layer` is none of these.
+        """
+        return [self._tensors[key] for key in self._names.select(pattern, layer=layer, role=role)]
+
+    def _tensor(self, target: Target) -> Tensor:
+        tensor = self._tensors[target.key]
+        return tensor if target.expert is None else tensor.expert(target.expert)
+
+
+def open_store(path: str | os.PathLike[str] | zarr.abc.store.Store, *, check: Check = "chunks") -> Store:
+    """Open a finished store.
+
+    Parameters
+    ----------
+    path : path, URL or Zarr store
+    check : {"never", "chunks", "always"}
+        When checksums are verified: never, whenever a whole chunk is read, or also for a part of one.
+
+    Raises
+    ------
+    NotAStore
+        If it is missing, something else, or an unfinished build.
+    StoreVersionError, CatalogError
+        If its catalog cannot be read.
+    """
+    require_check(check)
+    objects = open_objects(path)
+    try:
+        catalog = read_catalog(objects)
+    except BaseException:
+        objects.close()
+        raise
+    return Store(
+        objects.root if isinstance(objects, LocalObjects) else objects.location,
+        catalog.config,
+        {key: (e.spec, ChunkReader(objects, e, check=check)) for key, e in catalog.arrays.items()},
+        catalog=catalog,
+        tokenizer=partial(_tokenizer, objects, catalog),
+        close=objects.close,
+        stats=objects.stats,
+    )
+
+
+def _tokenizer(objects: Objects, catalog: Catalog) -> Tokenizer:
+    from wvindex.tokenizer import load_tokenizer
+
+    data = read_tokenizer(objects, catalog)
+    if data is None:
+        raise UnsupportedTokenizer("the store has no tokenizer", file=objects.location)
+    return load_tokenizer(data)

@@ -1,0 +1,171 @@
+"""What an index asks for: NumPy's rules, worked out before anything is read."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wvindex.errors import SelectionError
+
+Positions = range | NDArray[np.int64]
+"""Indices along one axis, in the order in which they are wanted."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Rows and columns that make up a result.
+
+    Attributes
+    ----------
+    rows : array of int64
+        Over all axes but the last, flattened; in the result's order.
+    columns : range or array of int64
+        Along the last axis.
+    shape : tuple of int
+        Of ``(rows, columns)`` values once axes with a single index are dropped.
+    array_first : bool
+        Whether the last axis of `shape` goes to the front: NumPy's rule for an array that a slice parts
+        from an integer.
+    """
+
+    rows: NDArray[np.int64]
+    columns: Positions
+    shape: tuple[int, ...]
+    array_first: bool = False
+
+
+def parse_index(index: object, shape: tuple[int, ...]) -> Selection:
+    """Work out what ``tensor[index]`` asks for.
+
+    Parameters
+    ----------
+    index : object
+        Integers, slices with any step, one ellipsis, and at most one one-dimensional array (or list) of
+        integers, or of booleans as long as its axis.
+    shape : tuple of int
+        The tensor's.
+
+    Raises
+    ------
+    SelectionError
+        If it is anything else, has too many parts, or is out of range; the message names the shape.
+    """
+    items = _expand(index, shape)
+    axes = [_positions(item, size, shape) for item, size in zip(items, shape, strict=True)]
+    kinds = [_kind(item) for item in items]
+    if kinds.count("array") > 1:
+        raise SelectionError("at most one array may index a tensor", expected=f"an index of shape {shape}")
+    rows = np.zeros(1, np.int64)
+    for positions, size in zip(axes[:-1], shape[:-1], strict=True):
+        steps = np.asarray(positions, np.int64)
+        rows = (rows[:, None] * size + steps).reshape(-1)
+    kept = tuple(len(axis) for axis, kind in zip(axes, kinds, strict=True) if kind != "integer")
+    columns = axes[-1] if axes else range(1)
+    return Selection(rows, columns, kept, _array_goes_first(kinds))
+
+
+def row_range(rows: tuple[int, int] | slice | None, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Give the indices [start, stop) of axis 0 that `rows` asks for; all of them for None.
+
+    Raises
+    ------
+    SelectionError
+        If they are out of range, or have a step.
+    """
+    size = shape[0] if shape else 1
+    if rows is None:
+        return 0, size
+    if isinstance(rows, slice):
+        if rows.step not in {None, 1}:
+            raise SelectionError("rows have no step", found=rows, expected=f"a range of {shape}")
+        start, stop, _ = rows.indices(size)
+        return start, max(start, stop)
+    start, stop = rows
+    if not 0 <= start <= stop <= size:
+        raise SelectionError("rows are out of range", expected=f"0 to {size} of {shape}", found=(start, stop))
+    return start, stop
+
+
+def _expand(index: object, shape: tuple[int, ...]) -> list[Any]:
+    """Give one item for each axis."""
+    items = list(index) if isinstance(index, tuple) else [index]
+    dots = [i for i, item in enumerate(items) if item is Ellipsis]
+    missing = len(shape) - (len(items) - len(dots))
+    if missing < 0 or len(dots) > 1:
+        raise SelectionError(
+            "an index has too many parts", expected=f"at most {len(shape)} for {shape}", found=len(items)
+        )
+    fill = [slice(None)] * missing
+    at = dots[0] if dots else len(items)
+    return items[:at] + fill + items[at + len(dots) :]
+
+
+def _kind(item: object) -> str:
+    if isinstance(item, slice):
+        return "slice"
+    return "array" if isinstance(item, list) or (isinstance(item, np.ndarray) and item.ndim) else "integer"
+
+
+def _positions(item: Any, size: int, shape: tuple[int, ...]) -> Positions:
+    kind = _kind(item)
+    if kind == "slice":
+        try:
+            return range(*item.indices(size))
+        except (TypeError, ValueError) as error:
+            raise SelectionError(
+                f"not a slice: {error}", expected=f"a slice of {shape}", found=item
+            ) from None
+    if kind == "array":
+        return _array_positions(np.asarray(item), size, shape)
+    if isinstance(item, bool | np.bool_) or not hasattr(item, "__index__"):
+        raise SelectionError("not an index", expected=f"integers and slices of {shape}", found=item)
+    position = operator.index(item)
+    if not -size <= position < size:
+        raise SelectionError("an index is out of range", expected=f"within {shape}", found=position)
+    return range(position % size, position % size + 1)
+
+
+def _array_positions(array: NDArray[Any], size: int, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    if array.dtype == np.bool_ and array.shape == (size,):
+        return np.flatnonzero(array).astype(np.int64)
+    if array.size == 0 and array.ndim == 1 and array.dtype != np.bool_:
+        return np.empty(0, np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise SelectionError(
+            "not an array of indices",
+            found=f"{array.dtype} {array.shape}",
+            expected=f"integers, or {size} booleans, for {shape}",
+        )
+    if int(array.min()) < -size or int(array.max()) >= size:
+        raise SelectionError(
+            "an index is out of range", expected=f"within {shape}", found=f"{array.min()} to {array.max()}"
+        )
+    return cast("NDArray[np.int64]", np.where(array < 0, array + size, array).astype(np.int64))
+
+
+def _array_goes_first(kinds: list[str]) -> bool:
+    """Tell whether NumPy puts a last axis that an array indexes first: a slice parts it from an integer."""
+    if "array" not in kinds or kinds[-1] != "array":
+        return False
+    before = kinds[:-1]
+    return "integer" in before and "slice" in before[before.index("integer") :]
+
+
+def covering(columns: Positions) -> tuple[int, int]:
+    """Give the shortest range [start, stop) that holds every one of `columns`, which are not empty."""
+    if isinstance(columns, range):
+        ends = (columns[0], columns[-1])
+        return min(ends), max(ends) + 1
+    return int(columns.min()), int(columns.max()) + 1
+
+
+def relative(columns: Positions, start: int) -> slice | NDArray[np.int64]:
+    """Give what selects `columns` in an array whose first column is `start`."""
+    if not isinstance(columns, range):
+        return columns - start
+    after = columns[-1] - start + (1 if columns.step > 0 else -1)
+    return slice(columns[0] - start, after if after >= 0 else None, columns.step)

@@ -1,0 +1,365 @@
+"""Tensor: one array of a weight database, read when it is indexed, and only where it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Final
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from wvindex.errors import SelectionError, UsageError
+from wvindex.formats.arrays import ArraySpec, Exactness, RowReader, RowScale
+from wvindex.query.gather import block_span, gather, read_raw, read_scales, scale_rows
+from wvindex.query.indexing import Selection, parse_index, row_range
+from wvindex.query.views import expert_spec, head_spec
+
+_DTYPES: Final = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+
+Rows = tuple[int, int] | slice | None
+"""Indices [start, stop) of axis 0; None for all."""
+
+
+class Tensor:
+    """One array, or a view of a part of one; nothing is read before it is asked for.
+
+    Indexing follows NumPy: integers, slices, an ellipsis, and one array of integers or booleans. Quantized
+    values decode to float32; plain ones come as they are stored.
+
+    Parameters
+    ----------
+    spec : ArraySpec
+    rows : RowReader
+        Gives the encoded rows of the array.
+    """
+
+    def __init__(self, spec: ArraySpec, rows: RowReader) -> None:
+        self._spec = spec
+        self._base = spec
+        self._reader = rows
+        self._first_row = 0
+        self._columns = (0, spec.row_values)
+
+    @property
+    def spec(self) -> ArraySpec:
+        """What this tensor is; for a view, with the view's shape."""
+        return self._spec
+
+    @property
+    def key(self) -> str:
+        """Standard key; a head's is its array's."""
+        return self._spec.key
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Outermost first."""
+        return self._spec.shape
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self._spec.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self._spec.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values that indexing gives: float32 where they are decoded."""
+        return self._spec.encoding.logical_dtype
+
+    @property
+    def encoding(self) -> str:
+        """How the values are stored: ``Q4_K``, ``BF16``, ``F8_E4M3``."""
+        return self._spec.encoding.name
+
+    @property
+    def scale_block(self) -> tuple[int, int] | None:
+        """For FP8 with scales: rows and columns that share one."""
+        return self._spec.encoding.scale_block
+
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes, scales included; for a view, of the blocks that it needs."""
+        if 0 in self.shape:
+            return 0
+        span = block_span(self._base, *self._columns)
+        start, stop = self._first_row, self._first_row + self._n_rows
+        first, last = scale_rows(self._base, start, stop)
+        scales = (last - first) * (span.scales[1] - span.scales[0]) * 4
+        return self._n_rows * (span.data[1] - span.data[0]) + scales
+
+    @property
+    def exactness(self) -> Exactness:
+        """``bit``, ``reordered``, ``cast`` or ``derived``: how the values relate to the source's."""
+        return self._spec.exactness
+
+    @property
+    def source(self) -> tuple[str, ...]:
+        """Names of the source tensors that it was made of."""
+        return self._spec.sources
+
+    @property
+    def transforms(self) -> tuple[str, ...]:
+        """What was done to them, in order."""
+        return self._spec.transforms
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Other names that it answers to."""
+        return self._spec.aliases
+
+    @property
+    def row_scale(self) -> RowScale | None:
+        """The per-token factor of its output, as data; None where there is none."""
+        return self._spec.row_scale
+
+    @property
+    def mtp(self) -> bool:
+        """Whether it belongs to a multi-token-prediction layer."""
+        return self._spec.mtp
+
+    @property
+    def heads(self) -> int | None:
+        """How many heads it divides into; None where it does not."""
+        return self._spec.heads.count if self._spec.heads else None
+
+    def __repr__(self) -> str:
+        """Give one line: key, shape, encoding, dtype."""
+        return f"<Tensor {self.key} {self.shape} {self.encoding} {self.dtype}>"
+
+    def __len__(self) -> int:
+        """Give the length of the first axis."""
+        if not self.shape:
+            raise TypeError("a tensor without dimensions has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        """Read the first axis index by index."""
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: Any) -> Any:
+        """Read what `index` asks for: an array of its own, or a scalar.
+
+        Raises
+        ------
+        SelectionError
+            If the index does not fit the shape.
+        UndecodableType
+            If nobody decodes the encoding.
+        """
+        selection = parse_index(index, self.shape)
+        values = self._select(selection).reshape(selection.shape)
+        if selection.array_first:
+            values = np.moveaxis(values, -1, 0)
+        return values if selection.shape else values[()]
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """Read all of it, for NumPy.
+
+        Raises
+        ------
+        ValueError
+            If `copy` is False: the values are always new.
+        """
+        if copy is False:
+            raise ValueError("a tensor is read into new memory; it has no array to share")
+        values = self.read()
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+    def read(
+        self, out: NDArray[Any] | None = None, dtype: DTypeLike | None = None, rows: Rows = None
+    ) -> NDArray[Any]:
+        """Read whole indices of axis 0 into one array.
+
+        Parameters
+        ----------
+        out : array, shape (stop - start, \\*shape[1:]), optional
+            Filled and returned.
+        dtype : dtype, optional
+            float32, float16, bfloat16, or the tensor's own, which is the default (or `out`'s).
+        rows : (int, int) or slice, optional
+            Indices [start, stop) of axis 0; all by default.
+
+        Returns
+        -------
+        array, shape (stop - start, \\*shape[1:])
+
+        Raises
+        ------
+        SelectionError
+            If `rows` is out of range, or `out` has another shape.
+        UsageError
+            If `dtype` is none of these, or not `out`'s.
+        UndecodableType
+            If nobody decodes the encoding.
+        """
+        start, stop = row_range(rows, self.shape)
+        shape = (stop - start, *self.shape[1:]) if self.shape else ()
+        wanted = self._value_dtype(dtype if dtype is not None or out is None else out.dtype)
+        if out is None:
+            out = np.empty(shape, wanted)
+        if out.shape != shape:
+            raise SelectionError(
+                "the buffer has another shape", tensor=self.key, expected=shape, found=out.shape
+            )
+        if out.dtype != wanted:
+            raise UsageError(
+                "the buffer has another dtype", tensor=self.key, expected=wanted, found=out.dtype
+            )
+        target = out if out.flags.c_contiguous else np.empty(shape, wanted)
+        self._read_axis0(start, stop, target)
+        if target is not out:
+            out[...] = target
+        return out
+
+    def raw(self, rows: Rows = None) -> NDArray[np.uint8]:
+        """Read the stored blocks as they are.
+
+        Parameters
+        ----------
+        rows : (int, int) or slice, optional
+            Indices [start, stop) of axis 0; all by default.
+
+        Returns
+        -------
+        array of uint8, shape (n_rows, row_bytes)
+            Rows of all dimensions but the last, flattened.
+
+        Raises
+        ------
+        SelectionError
+            If this is a view whose columns are no whole blocks, or `rows` is out of range.
+        """
+        span = block_span(self._base, *self._columns)
+        first, last = self._columns
+        blocks = self._spec.encoding.block_size
+        if first % blocks or last % blocks:
+            raise SelectionError(
+                "the columns of this view are no whole blocks",
+                tensor=self.key,
+                expected=f"multiples of {blocks}",
+                found=self._columns,
+            )
+        data = (self._base.encoding.row_bytes(first), self._base.encoding.row_bytes(last))
+        return read_raw(self._base, self._reader, *self._stored_rows(rows), replace(span, data=data))
+
+    def scales(self, rows: Rows = None) -> NDArray[np.float32]:
+        """Read the float32 scales of FP8 blocks, those that the given indices of axis 0 need.
+
+        Returns
+        -------
+        array of float32, shape (scale rows, scale columns)
+            As `ArraySpec.scale_shape` lays them out.
+
+        Raises
+        ------
+        UsageError
+            If the encoding has no scales.
+        """
+        if self._base.encoding.scale_block is None:
+            raise UsageError("this encoding has no scales", tensor=self.key, found=self.encoding)
+        first, last = block_span(self._base, *self._columns).scales
+        return read_scales(self._base, self._reader, *self._stored_rows(rows))[:, first:last]
+
+    def head(self, i: int) -> Tensor:
+        """Give head `i` as a view: its rows of a projection, or its columns of an output projection.
+
+        Raises
+        ------
+        SelectionError
+            If the tensor does not divide into heads, or has fewer.
+        """
+        spec, index = head_spec(self._spec, i)
+        if spec.shape[-1] != self.shape[-1] or self.ndim == 1:
+            first = self._columns[0] + index * spec.shape[-1]
+            return self._view(spec, self._first_row, (first, first + spec.shape[-1]))
+        return self._view(spec, self._first_row + index * spec.shape[0], self._columns)
+
+    def expert(self, e: int) -> Tensor:
+        """Give expert `e` of a stack as a view.
+
+        Raises
+        ------
+        SelectionError
+            If the tensor is no stack, or has fewer experts.
+        """
+        spec, index = expert_spec(self._spec, e)
+        return self._view(spec, self._first_row + index * math.prod(spec.shape[:-1]), self._columns)
+
+    @property
+    def _n_rows(self) -> int:
+        return math.prod(self.shape[:-1])
+
+    def _view(self, spec: ArraySpec, first_row: int, columns: tuple[int, int]) -> Tensor:
+        view = Tensor(self._base, self._reader)
+        view._spec, view._first_row, view._columns = spec, first_row, columns
+        return view
+
+    def _value_dtype(self, dtype: DTypeLike | None) -> np.dtype[Any]:
+        if dtype is None:
+            return self.dtype
+        wanted = _DTYPES[dtype] if isinstance(dtype, str) and dtype in _DTYPES else np.dtype(dtype)
+        if wanted != self.dtype and wanted not in _DTYPES.values():
+            raise UsageError(
+                "values cannot be read as this dtype",
+                tensor=self.key,
+                found=wanted,
+                expected=f"{', '.join(_DTYPES)} or {self.dtype}",
+            )
+        return wanted
+
+    def _stored_rows(self, rows: Rows) -> tuple[int, int]:
+        """Give the array's own rows [start, stop) of the given indices of axis 0."""
+        start, stop = row_range(rows, self.shape)
+        if self.ndim < 2:
+            if (start, stop) != (0, self.shape[0] if self.shape else 1):
+                raise SelectionError("a vector is one row", tensor=self.key, found=(start, stop))
+            return self._first_row, self._first_row + 1
+        inner = math.prod(self.shape[1:-1])
+        return self._first_row + start * inner, self._first_row + stop * inner
+
+    def _read_axis0(self, start: int, stop: int, out: NDArray[Any]) -> None:
+        """Decode indices [start, stop) of axis 0 into the contiguous `out`."""
+        first, last = self._columns
+        if self.ndim < 2:
+            rows, columns = (self._first_row, self._first_row + 1), range(first + start, first + stop)
+        else:
+            rows, columns = self._stored_rows((start, stop)), range(first, last)
+        if out.size:
+            matrix = out.reshape(rows[1] - rows[0], len(columns))
+            gather(self._base, self._reader, np.arange(*rows), columns, matrix)
+
+    def _select(self, selection: Selection) -> NDArray[Any]:
+        """Read a selection as (rows, columns) in its own order."""
+        columns = selection.columns
+        offset = self._columns[0]
+        columns = (
+            range(columns.start + offset, columns.stop + offset, columns.step)
+            if isinstance(columns, range)
+            else columns + offset
+        )
+        rows, order = _ascending(selection.rows)
+        values = np.empty((len(rows), len(columns)), self.dtype)
+        gather(self._base, self._reader, rows + self._first_row, columns, values)
+        return values if order is None else values[order]
+
+
+def _ascending(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], slice | NDArray[np.intp] | None]:
+    """Give the rows to read, strictly ascending, and what puts them in the order that was asked for."""
+    steps = np.diff(rows)
+    if bool(np.all(steps > 0)):
+        return rows, None
+    if bool(np.all(steps < 0)):
+        return rows[::-1], slice(None, None, -1)
+    unique, order = np.unique(rows, return_inverse=True)
+    return unique, order

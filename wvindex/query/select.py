@@ -1,0 +1,178 @@
+"""Names: which tensor answers to what, and which ones a selector means."""
+
+from __future__ import annotations
+
+import difflib
+import operator
+import re
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, Final, NamedTuple, SupportsIndex, cast
+
+from wvindex.errors import AmbiguousKey, KeyNotFound, SelectionError
+from wvindex.formats.arrays import ArraySpec
+
+_LAYER: Final = re.compile(r"model\.layers\.(0|[1-9][0-9]*)\.(.+)", re.DOTALL)
+_EXPERT: Final = re.compile(r"(.*\.experts)\.(0|[1-9][0-9]*)\.(.+)", re.DOTALL)
+_STACK: Final = re.compile(r"(.*\.experts)\.(.+)", re.DOTALL)
+
+_MAX_COMPARED: Final = 20_000
+"""Names that an unknown one is compared with: some 0.1 s; beyond, no close matches are given."""
+
+LayerChoice = SupportsIndex | range | slice | Iterable[int] | None
+"""Which layers a selector means; None for every tensor, also those of no layer."""
+
+
+class Target(NamedTuple):
+    """What a name stands for: an array, or one expert of it."""
+
+    key: str
+    expert: int | None = None
+
+
+def split_layer(key: str) -> tuple[int | None, str]:
+    """Give a key's layer and its role in it; (None, key) for a key of no layer.
+
+    ``model.layers.3.self_attn.q_proj.weight`` is ``(3, "self_attn.q_proj.weight")``.
+    """
+    match = _LAYER.fullmatch(key)
+    return (int(match[1]), match[2]) if match else (None, key)
+
+
+def expert_key(key: str, expert: int) -> str:
+    """Give the name of one expert of a stack: ``...mlp.experts.7.gate_proj.weight``."""
+    match = _STACK.fullmatch(key)
+    return f"{match[1]}.{expert}.{match[2]}" if match else f"{key}.{expert}"
+
+
+def standard_order(specs: Iterable[ArraySpec]) -> list[ArraySpec]:
+    """Sort: embedding, layers by number, final norm, head, and then what no rule maps.
+
+    Arrays of one layer, and any others, keep their order.
+    """
+    return sorted(specs, key=_rank)
+
+
+def _rank(spec: ArraySpec) -> tuple[int, int]:
+    layer, _ = split_layer(spec.key)
+    if not spec.mapped:
+        return 4, 0
+    if layer is not None:
+        return 1, layer
+    return {"model.norm": 2, "lm_head": 3}.get(spec.key.rpartition(".")[0], 0), 0
+
+
+class Names:
+    """Every name of a set of arrays.
+
+    A key is its array's; an alias its array's or its expert's; ``...mlp.experts.7.gate_proj.weight`` is
+    expert 7 of ``...mlp.experts.gate_proj.weight``. A key comes before an alias of the same spelling.
+
+    Parameters
+    ----------
+    specs : iterable of ArraySpec
+    """
+
+    def __init__(self, specs: Iterable[ArraySpec]) -> None:
+        self._specs: dict[str, ArraySpec] = {spec.key: spec for spec in specs}
+        self._aliases: dict[str, list[Target]] = {}
+        for spec in self._specs.values():
+            for alias in spec.aliases:
+                self._add(alias, Target(spec.key))
+            for expert, alias in enumerate(spec.part_aliases):
+                self._add(alias, Target(spec.key, expert))
+
+    def _add(self, alias: str, target: Target) -> None:
+        targets = self._aliases.setdefault(alias, [])
+        if target not in targets:
+            targets.append(target)
+
+    def find(self, name: str) -> list[Target]:
+        """Give everything that answers to `name`; nothing, one, or (an ambiguous alias) several."""
+        if name in self._specs:
+            return [Target(name)]
+        return self._aliases.get(name) or self._find_expert(name)
+
+    def _find_expert(self, name: str) -> list[Target]:
+        match = _EXPERT.fullmatch(name)
+        spec = self._specs.get(f"{match[1]}.{match[3]}") if match else None
+        if match is None or spec is None or len(spec.shape) < 3 or int(match[2]) >= spec.shape[0]:
+            return []
+        return [Target(spec.key, int(match[2]))]
+
+    def resolve(self, name: str) -> Target:
+        """Give what answers to `name`.
+
+        Raises
+        ------
+        AmbiguousKey
+            If several arrays have it as an alias.
+        KeyNotFound
+            If none has; the message gives names that look like it.
+        """
+        found = self.find(name)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise AmbiguousKey(
+                "several tensors answer to this name",
+                tensor=name,
+                found=", ".join(target.key for target in found),
+            )
+        close = self._close_to(name)
+        hint = f"; close to it: {', '.join(close)}" if close else ""
+        raise KeyNotFound(f"no tensor answers to this name{hint}", tensor=name)
+
+    def _close_to(self, name: str) -> list[str]:
+        names = [*self._specs, *self._aliases]
+        return difflib.get_close_matches(name, names, n=3) if len(names) <= _MAX_COMPARED else []
+
+    def select(self, pattern: str = "*", *, layer: LayerChoice = None, role: str | None = None) -> list[str]:
+        """Give the keys that a selector means, in the arrays' order.
+
+        Parameters
+        ----------
+        pattern : str
+            A glob (``*``, ``?``, ``[...]``) for the key or one of its aliases.
+        layer : int, range, slice or iterable of int, optional
+        role : str, optional
+            A glob for what follows the layer in the key, with or without its ``.weight``.
+
+        Raises
+        ------
+        SelectionError
+            If `layer` is none of these.
+        """
+        wanted = _layer_set(layer, self._specs)
+        return [
+            spec.key
+            for spec in self._specs.values()
+            if _matches(pattern, (spec.key, *spec.aliases))
+            and (wanted is None or split_layer(spec.key)[0] in wanted)
+            and (role is None or _has_role(spec.key, role))
+        ]
+
+
+def _matches(pattern: str, names: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names)
+
+
+def _has_role(key: str, role: str) -> bool:
+    found = split_layer(key)[1]
+    return _matches(role, (found, found.removesuffix(".weight")))
+
+
+def _layer_set(layer: LayerChoice, keys: Mapping[str, Any]) -> set[int] | range | None:
+    if layer is None or isinstance(layer, range):
+        return layer
+    if isinstance(layer, SupportsIndex) and not isinstance(layer, bool):
+        return {operator.index(layer)}
+    if isinstance(layer, slice):
+        layers = [number for number, _ in map(split_layer, keys) if number is not None]
+        return range(*layer.indices(max(layers, default=-1) + 1))
+    try:
+        return {operator.index(one) for one in cast("Iterable[int]", layer)}
+    except (TypeError, ValueError):
+        raise SelectionError(
+            "not a choice of layers", expected="an integer, a range, a slice or several", found=layer
+        ) from None

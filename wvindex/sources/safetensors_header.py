@@ -1,0 +1,226 @@
+"""One safetensors file's header, read and validated whole before any tensor is served.
+
+Layout, as the safetensors README has it: eight bytes, the little-endian length of the JSON; the JSON, one
+entry a tensor with its dtype, shape and place in the data; data, which the tensors cover without holes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from wvindex.errors import (
+    LimitExceeded,
+    MalformedHeader,
+    TensorLayoutError,
+    TruncatedSource,
+    UnsupportedError,
+)
+from wvindex.formats.encodings import ENCODINGS, Encoding
+from wvindex.limits import MAX_DIMS, MAX_ELEMENTS, MAX_NAME_BYTES, MAX_SAFETENSORS_HEADER, MAX_TENSORS
+from wvindex.sources.base import TensorInfo
+from wvindex.sources.files import OpenFiles
+from wvindex.sources.strict_json import parse_object
+
+LENGTH_BYTES: Final = 8
+_METADATA: Final = "__metadata__"
+_ENTRY_FIELDS: Final = frozenset({"dtype", "shape", "data_offsets"})
+
+UNSUPPORTED_DTYPES: Final = frozenset(
+    {"F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64"}
+)
+"""Dtypes that the safetensors library (0.8) knows and wvindex does not."""
+
+
+@dataclass(frozen=True)
+class SafetensorsHeader:
+    """What one file's header says, found true.
+
+    Attributes
+    ----------
+    tensors : tuple of TensorInfo
+        By offset.
+    sha256 : str
+        Of the length and the JSON.
+    """
+
+    tensors: tuple[TensorInfo, ...]
+    sha256: str
+
+
+def read_header(files: OpenFiles, file: Path, size: int) -> SafetensorsHeader:
+    """Read and validate the header of `file`, `size` bytes long, which `files` holds open.
+
+    Raises
+    ------
+    DuplicateName, LimitExceeded, MalformedHeader, TensorLayoutError, TruncatedSource
+    UnsupportedError
+        If a tensor has a dtype that wvindex does not represent.
+    """
+    length = _read_length(files, file, size)
+    data = files.read(file, 0, LENGTH_BYTES + length)
+    if data[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":
+        raise MalformedHeader("the header is not a JSON object", file=file, offset=LENGTH_BYTES)
+    entries = parse_object(data[LENGTH_BYTES:], file=file, base=LENGTH_BYTES)
+    _check_metadata(entries.pop(_METADATA, {}), file)
+    if len(entries) > MAX_TENSORS:
+        raise LimitExceeded(
+            "too many tensors", file=file, expected=f"at most {MAX_TENSORS}", found=len(entries)
+        )
+    start = LENGTH_BYTES + length
+    tensors = [_tensor(name, entry, file, start) for name, entry in entries.items()]
+    tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
+    _check_cover(tensors, file, start, size)
+    return SafetensorsHeader(tuple(tensors), hashlib.sha256(data).hexdigest())
+
+
+def _read_length(files: OpenFiles, file: Path, size: int) -> int:
+    if size < LENGTH_BYTES:
+        raise TruncatedSource(
+            "the file ends inside its header",
+            file=file,
+            expected=f"at least {LENGTH_BYTES} bytes",
+            found=f"{size} bytes",
+        )
+    length = int.from_bytes(files.read(file, 0, LENGTH_BYTES), "little")
+    if length > MAX_SAFETENSORS_HEADER:
+        raise LimitExceeded(
+            "the header is too long",
+            file=file,
+            offset=0,
+            expected=f"at most {MAX_SAFETENSORS_HEADER} bytes",
+            found=length,
+        )
+    if LENGTH_BYTES + length > size:
+        raise TruncatedSource(
+            "the file ends inside its header",
+            file=file,
+            expected=f"at least {LENGTH_BYTES + length} bytes",
+            found=f"{size} bytes",
+        )
+    return length
+
+
+def _check_metadata(metadata: object, file: Path) -> None:
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise MalformedHeader("not an object of strings", file=file, field=_METADATA)
+
+
+def _tensor(name: str, entry: object, file: Path, data_start: int) -> TensorInfo:
+    _check_name(name, file)
+    if not isinstance(entry, dict) or entry.keys() != _ENTRY_FIELDS:
+        raise MalformedHeader(
+            "a tensor's entry has the wrong fields",
+            file=file,
+            tensor=name,
+            expected=", ".join(sorted(_ENTRY_FIELDS)),
+            found=", ".join(sorted(entry)) if isinstance(entry, dict) else type(entry).__name__,
+        )
+    encoding = _encoding(entry["dtype"], file, name)
+    shape = _shape(entry["shape"], file, name)
+    begin, end = _offsets(entry["data_offsets"], file, name)
+    nbytes = math.prod(shape) * encoding.type_size
+    if end - begin != nbytes:
+        raise TensorLayoutError(
+            "a tensor's span does not fit its shape and dtype",
+            file=file,
+            tensor=name,
+            offset=data_start + begin,
+            expected=f"{nbytes} bytes",
+            found=f"{end - begin} bytes",
+        )
+    return TensorInfo(name, shape, encoding, file, data_start + begin, nbytes)
+
+
+def _check_name(name: str, file: Path) -> None:
+    if not name:
+        raise MalformedHeader("a tensor name is empty", file=file)
+    length = len(name.encode())
+    if length > MAX_NAME_BYTES:
+        raise LimitExceeded(
+            "a name is too long",
+            file=file,
+            tensor=name,
+            expected=f"at most {MAX_NAME_BYTES} bytes",
+            found=length,
+        )
+
+
+def _encoding(dtype: object, file: Path, name: str) -> Encoding:
+    if not isinstance(dtype, str):
+        raise MalformedHeader("not a string", file=file, tensor=name, field="dtype", found=dtype)
+    if dtype in UNSUPPORTED_DTYPES:
+        raise UnsupportedError(f"dtype {dtype} is not supported", file=file, tensor=name)
+    encoding = ENCODINGS.get(dtype)
+    if encoding is None or not encoding.is_plain:
+        raise TensorLayoutError("unknown dtype", file=file, tensor=name, found=dtype)
+    return encoding
+
+
+def _shape(dims: object, file: Path, name: str) -> tuple[int, ...]:
+    shape = _sizes(dims, "shape", file, name)
+    if len(shape) > MAX_DIMS:
+        raise LimitExceeded(
+            "a tensor has too many dimensions",
+            file=file,
+            tensor=name,
+            expected=f"at most {MAX_DIMS}",
+            found=len(shape),
+        )
+    # Zeros left out: (0, 2**63) has no elements, but no array library can shape it.
+    if math.prod(dim for dim in shape if dim) > MAX_ELEMENTS:
+        raise LimitExceeded(
+            "a tensor has too many elements",
+            file=file,
+            tensor=name,
+            expected=f"at most {MAX_ELEMENTS}",
+            found=" x ".join(map(str, shape)),
+        )
+    return shape
+
+
+def _offsets(span: object, file: Path, name: str) -> tuple[int, int]:
+    offsets = _sizes(span, "data_offsets", file, name)
+    if len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise MalformedHeader(
+            "data_offsets are not a begin and an end", file=file, tensor=name, found=list(offsets)
+        )
+    return offsets[0], offsets[1]
+
+
+def _sizes(value: object, field: str, file: Path, name: str) -> tuple[int, ...]:
+    """Check a list of integers that are not negative (JSON's ``true`` is a Python int, too)."""
+    if isinstance(value, list) and all(type(item) is int and item >= 0 for item in value):
+        return tuple(value)
+    raise MalformedHeader("not a list of sizes", file=file, tensor=name, field=field, found=value)
+
+
+def _check_cover(tensors: Iterable[TensorInfo], file: Path, start: int, size: int) -> None:
+    """Refuse holes, overlaps and unused bytes, as the safetensors library does."""
+    end = start
+    for tensor in tensors:
+        if tensor.offset != end:
+            raise TensorLayoutError(
+                "a tensor leaves a hole or overlaps another",
+                file=file,
+                tensor=tensor.name,
+                offset=tensor.offset,
+                expected=end,
+            )
+        end += tensor.nbytes
+    if end > size:
+        raise TruncatedSource(
+            "the file ends before its tensors do", file=file, expected=f"{end} bytes", found=f"{size} bytes"
+        )
+    if end < size:
+        raise TensorLayoutError(
+            "bytes after the last tensor",
+            file=file,
+            offset=end,
+            expected=f"{end} bytes",
+            found=f"{size} bytes",
+        )

@@ -1,0 +1,113 @@
+"""Strict JSON (RFC 8259): bounded depth, no duplicate keys, no NaN, no lone surrogates."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from wvindex.errors import DuplicateName, LimitExceeded, MalformedHeader
+from wvindex.limits import MAX_JSON_DEPTH
+
+# One string literal, or the rest of the text where a string never ends. Possessive, and with an
+# optional end, so that no input makes it go back: it is linear in the text.
+_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NOT_BRACKETS: Final = bytes(code for code in range(256) if code not in _STEPS)
+_SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def parse_object(data: bytes | bytearray, *, file: Path, base: int = 0) -> dict[str, Any]:
+    """Parse a JSON object, refusing what parsers disagree about.
+
+    Parameters
+    ----------
+    data : bytes
+        UTF-8 text.
+    file : Path
+        For messages.
+    base : int
+        Offset of `data` in `file`, for messages.
+
+    Raises
+    ------
+    MalformedHeader
+        If it is not UTF-8, not JSON, not an object, or holds NaN, an infinity (also as ``1e999``) or a
+        lone surrogate.
+    LimitExceeded
+        If it nests deeper than `MAX_JSON_DEPTH`; found before it is parsed.
+    DuplicateName
+        If an object has a key twice.
+    """
+    try:
+        text = str(data, "utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedHeader("not UTF-8", file=file, offset=base + error.start) from error
+    _check_depth(data, file)
+    value = _loads(text, file, base)
+    if not isinstance(value, dict):
+        raise MalformedHeader("not a JSON object", file=file, offset=base, found=type(value).__name__)
+    if _SURROGATE_ESCAPE.search(text):
+        _check_surrogates(value, file)
+    return value
+
+
+def _check_depth(data: bytes | bytearray, file: Path) -> None:
+    brackets = _STRING.sub(b"", data).translate(None, _NOT_BRACKETS)
+    depth = max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
+    if depth > MAX_JSON_DEPTH:
+        raise LimitExceeded(
+            "JSON is nested too deeply", file=file, expected=f"at most {MAX_JSON_DEPTH}", found=depth
+        )
+
+
+def _loads(text: str, file: Path, base: int) -> object:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) != len(pairs):
+            raise DuplicateName("a JSON key stands twice", file=file, field=_first_twice(pairs))
+        return members
+
+    def refuse(constant: str) -> NoReturn:
+        raise MalformedHeader("a number is not finite", file=file, found=constant)
+
+    def finite(digits: str) -> float:
+        number = float(digits)
+        return number if math.isfinite(number) else refuse(digits)
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite)
+    except json.JSONDecodeError as error:
+        offset = base + len(text[: error.pos].encode())
+        raise MalformedHeader(f"not JSON: {error.msg}", file=file, offset=offset) from error
+    except ValueError as error:  # an integer of more digits than Python converts
+        raise MalformedHeader("a number is too long", file=file) from error
+
+
+def _first_twice(pairs: list[tuple[str, Any]]) -> str:
+    return Counter(key for key, _ in pairs).most_common(1)[0][0]
+
+
+def _check_surrogates(value: object, file: Path) -> None:
+    for string in _strings(value):
+        try:
+            string.encode()
+        except UnicodeEncodeError as error:
+            raise MalformedHeader("a string holds a lone surrogate", file=file, found=string) from error
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _strings(item)

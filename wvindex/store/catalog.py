@@ -1,0 +1,220 @@
+"""The catalog: what a store holds, where each array came from, and which chunks must exist.
+
+It stands in ``catalog.json`` at the store's root, as ``schemas/catalog.schema.json`` describes it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from wvindex.arch.config import ModelConfig
+from wvindex.errors import CatalogError, SourceError, StoreVersionError
+from wvindex.formats.arrays import ArraySpec
+from wvindex.formats.ledger import LedgerEntry
+from wvindex.sources.base import FileFingerprint
+from wvindex.sources.strict_json import parse_object
+from wvindex.store.entries import ArrayEntry, ArrayRecord, array_entry, array_json
+from wvindex.store.metadata import FORMAT
+from wvindex.store.records import Mismatch, read_record
+
+__all__ = ["EXTRA_FILE", "ArrayEntry", "Catalog", "LedgerEntry", "parse_catalog"]
+
+EXTRA_FILE: Final = re.compile(r"tokenizer/[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}")
+"""Paths of files that a store keeps beside its arrays."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalog:
+    """Everything that a store says about itself.
+
+    Attributes
+    ----------
+    config : ModelConfig
+    generator : str
+        What wrote the store: ``wvindex 0.1.0``.
+    sources : tuple of FileFingerprint
+    source_format : str
+    options : mapping
+        Build options, as JSON values.
+    source_config : mapping
+        The source's own configuration as found. Floats that JSON lacks are the strings ``NaN``, ``Infinity``
+        and ``-Infinity``.
+    ledger : tuple of LedgerEntry
+        One entry a source tensor.
+    arrays : mapping of str to ArrayEntry
+        By standard key.
+    files : tuple of str
+        Other files of the store (the tokenizer's), by their paths below its root.
+    format : int
+        Version of the store's format.
+    """
+
+    config: ModelConfig
+    generator: str
+    sources: tuple[FileFingerprint, ...]
+    source_format: str
+    options: Mapping[str, Any]
+    source_config: Mapping[str, Any]
+    ledger: tuple[LedgerEntry, ...]
+    arrays: Mapping[str, ArrayEntry]
+    files: tuple[str, ...] = ()
+    format: int = FORMAT
+
+    def to_json(self) -> dict[str, Any]:
+        """Give plain JSON values; `from_json` reads them back to an equal object."""
+        return {
+            "format": self.format,
+            "generator": self.generator,
+            "config": self.config.to_json(),
+            "source": {
+                "format": self.source_format,
+                "files": [asdict(file) for file in self.sources],
+                "config": _finite(self.source_config),
+            },
+            "options": _finite(self.options),
+            "files": list(self.files),
+            "arrays": {key: array_json(entry) for key, entry in self.arrays.items()},
+            "ledger": [asdict(entry) for entry in self.ledger],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], *, file: str | Path | None = None) -> Catalog:
+        """Read what `to_json` gave.
+
+        Raises
+        ------
+        StoreVersionError
+            If the format is newer than this wvindex.
+        CatalogError
+            If a field is missing, unknown, of the wrong type, or contradicts another.
+        """
+        _require_format(data.get("format"), file)
+        try:
+            record = read_record(_CatalogRecord, data)
+            _check_files(record.files)
+            arrays = _entries(record.arrays)
+        except Mismatch as fault:
+            raise CatalogError(
+                "the catalog is malformed",
+                file=file,
+                field=".".join(fault.path),
+                expected=fault.expected,
+                found=fault.found,
+            ) from None
+        return cls(
+            format=record.format,
+            generator=record.generator,
+            config=record.config,
+            sources=record.source.files,
+            source_format=record.source.format,
+            source_config=record.source.config,
+            options=record.options,
+            files=record.files,
+            arrays=arrays,
+            ledger=record.ledger,
+        )
+
+
+def parse_catalog(data: bytes, *, file: str | Path) -> Catalog:
+    """Read the bytes of a ``catalog.json``.
+
+    Raises
+    ------
+    StoreVersionError, CatalogError
+        As `Catalog.from_json`; also if it is not strict JSON.
+    """
+    try:
+        document = parse_object(data, file=Path(file))
+    except SourceError as error:
+        raise CatalogError(
+            f"the catalog is not readable: {error.message}",
+            file=file,
+            offset=error.offset,
+            field=error.field,
+            expected=error.expected,
+            found=error.found,
+        ) from error
+    return Catalog.from_json(document, file=file)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SourceRecord:
+    format: str
+    files: tuple[FileFingerprint, ...]
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CatalogRecord:
+    format: int
+    generator: str
+    config: ModelConfig
+    source: _SourceRecord
+    options: Mapping[str, Any]
+    files: tuple[str, ...]
+    arrays: Mapping[str, ArrayRecord]
+    ledger: tuple[LedgerEntry, ...]
+
+
+def _check_files(files: tuple[str, ...]) -> None:
+    for i, name in enumerate(files):
+        if not EXTRA_FILE.fullmatch(name):
+            raise Mismatch("tokenizer/ and a plain file name", name, ("files", f"[{i}]"))
+
+
+def _entries(records: Mapping[str, ArrayRecord]) -> dict[str, ArrayEntry]:
+    entries = {}
+    for key, record in records.items():
+        try:
+            entries[key] = array_entry(key, record)
+        except Mismatch as fault:
+            raise fault.within(key).within("arrays") from None
+    for key, entry in entries.items():
+        _check_row_scale(key, entry.spec, entries)
+    return entries
+
+
+def _check_row_scale(key: str, spec: ArraySpec, arrays: Mapping[str, ArrayEntry]) -> None:
+    scale = spec.row_scale
+    if scale is None:
+        return
+    where = ("arrays", key, "row_scale")
+    if scale.weight not in arrays:
+        raise Mismatch("the key of an array", scale.weight, (*where, "weight"))
+    if not 0 <= scale.rows[0] < scale.rows[1] <= arrays[scale.weight].spec.n_rows:
+        raise Mismatch(f"rows of {arrays[scale.weight].spec.shape}", scale.rows, (*where, "rows"))
+
+
+def _require_format(found: object, file: str | Path | None) -> None:
+    if type(found) is not int or found < 1:
+        raise CatalogError(
+            "the catalog is malformed",
+            file=file,
+            field="format",
+            expected=f"an integer from 1 to {FORMAT}",
+            found=found,
+        )
+    if found > FORMAT:
+        raise StoreVersionError(
+            "the store is of a newer format; a newer wvindex reads it",
+            file=file,
+            field="format",
+            expected=f"at most {FORMAT}",
+            found=found,
+        )
+
+
+def _finite(value: Any) -> Any:
+    """Give JSON values: tuples as lists, and floats that JSON lacks under the names that Zarr gives them."""
+    if isinstance(value, Mapping):
+        return {str(name): _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value

@@ -1,0 +1,165 @@
+"""An array's entry in the catalog: what it is, and which chunks it must have."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final
+
+from wvindex.errors import LimitExceeded, TensorLayoutError
+from wvindex.formats.arrays import ArraySpec, Exactness, Heads, RowScale
+from wvindex.formats.encodings import ENCODINGS, Encoding, with_scale_block
+from wvindex.limits import MAX_DIMS, MAX_ELEMENTS
+from wvindex.store.layout import ChunkGrid, array_path
+from wvindex.store.records import Mismatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayEntry:
+    """One array of a store.
+
+    Attributes
+    ----------
+    spec : ArraySpec
+    path : str
+        Below the store's root (`wvindex.store.layout.array_path`).
+    chunk_rows : int
+        Rows of a full chunk.
+    crc32c : tuple of int
+        Of each chunk's file, in the chunks' order: they are all there.
+    nan, inf : int or None
+        Values that are NaN, and infinite; None where nobody can decode the encoding.
+    """
+
+    spec: ArraySpec
+    path: str
+    chunk_rows: int
+    crc32c: tuple[int, ...]
+    nan: int | None = 0
+    inf: int | None = 0
+
+    @property
+    def grid(self) -> ChunkGrid:
+        """How the rows are cut into chunks."""
+        return ChunkGrid(self.spec, self.chunk_rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayRecord:
+    """An array as ``catalog.json`` spells it: a member of its ``arrays``, by key."""
+
+    path: str
+    shape: tuple[int, ...]
+    encoding: str
+    scale_block: tuple[int, int] | None
+    exactness: Exactness
+    sources: tuple[str, ...]
+    transforms: tuple[str, ...]
+    aliases: tuple[str, ...]
+    part_aliases: tuple[str, ...]
+    heads: Heads | None
+    row_scale: RowScale | None
+    mapped: bool
+    mtp: bool
+    chunk_rows: int
+    crc32c: tuple[int, ...]
+    nan: int | None
+    inf: int | None
+
+
+_SAME_IN_SPEC: Final = tuple(
+    {field.name for field in fields(ArrayRecord)} & {field.name for field in fields(ArraySpec)} - {"encoding"}
+)
+"""Fields that a record and an ArraySpec share."""
+
+
+def array_json(entry: ArrayEntry) -> dict[str, Any]:
+    """Give an entry as plain JSON values; `array_entry` reads them back, once they are a record."""
+    spec = entry.spec
+    record = ArrayRecord(
+        **{name: getattr(spec, name) for name in _SAME_IN_SPEC},
+        path=entry.path,
+        encoding=spec.encoding.name,
+        scale_block=spec.encoding.scale_block,
+        chunk_rows=entry.chunk_rows,
+        crc32c=entry.crc32c,
+        nan=entry.nan,
+        inf=entry.inf,
+    )
+    return asdict(record)
+
+
+def array_entry(key: str, record: ArrayRecord) -> ArrayEntry:
+    """Give the entry of the array `key`, whose fields agree with each other.
+
+    Raises
+    ------
+    Mismatch
+        Naming the field that does not.
+    """
+    same = {name: getattr(record, name) for name in _SAME_IN_SPEC}
+    spec = ArraySpec(key=key, encoding=_encoding(record), **same)
+    _check_shape(spec)
+    _check_heads(spec)
+    entry = ArrayEntry(
+        spec=spec,
+        path=record.path,
+        chunk_rows=record.chunk_rows,
+        crc32c=record.crc32c,
+        nan=record.nan,
+        inf=record.inf,
+    )
+    _check_path(entry)
+    _check_chunks(entry)
+    return entry
+
+
+def _encoding(record: ArrayRecord) -> Encoding:
+    encoding = ENCODINGS.get(record.encoding)
+    if encoding is None:
+        raise Mismatch("a known encoding", record.encoding, ("encoding",))
+    if record.scale_block is None:
+        return encoding
+    if min(record.scale_block) < 1 or encoding.name not in {"F8_E4M3", "F8_E5M2"}:
+        raise Mismatch("positive, and only for FP8", record.scale_block, ("scale_block",))
+    return with_scale_block(encoding, record.scale_block)
+
+
+def _check_shape(spec: ArraySpec) -> None:
+    too_large = len(spec.shape) > MAX_DIMS or math.prod(max(n, 1) for n in spec.shape) > MAX_ELEMENTS
+    if too_large or min(spec.shape, default=0) < 0:
+        raise Mismatch(f"at most {MAX_DIMS} sizes, {MAX_ELEMENTS} values", spec.shape, ("shape",))
+    try:
+        spec.encoding.row_bytes(spec.row_values)
+    except TensorLayoutError as error:
+        raise Mismatch(str(error.expected), spec.row_values, ("shape",)) from None
+
+
+def _check_heads(spec: ArraySpec) -> None:
+    heads = spec.heads
+    if heads is None:
+        return
+    if not 0 <= heads.axis < len(spec.shape):
+        raise Mismatch(f"an axis of {spec.shape}", heads.axis, ("heads", "axis"))
+    if heads.count < 1 or spec.shape[heads.axis] % heads.count:
+        raise Mismatch(f"a divisor of {spec.shape[heads.axis]}", heads.count, ("heads", "count"))
+
+
+def _check_path(entry: ArrayEntry) -> None:
+    try:
+        path = array_path(entry.spec.key)
+    except LimitExceeded as error:
+        raise Mismatch(str(error.expected), error.found, ("path",)) from None
+    if entry.path != path:
+        raise Mismatch(path, entry.path, ("path",))
+
+
+def _check_chunks(entry: ArrayEntry) -> None:
+    grid, shape = entry.grid, entry.spec.shape
+    scale_rows = entry.spec.encoding.scale_block[0] if entry.spec.encoding.scale_block else 1
+    unit = max(scale_rows, math.prod(shape[grid.axis + 1 : -1]))
+    whole = max(grid.group_rows, 1)
+    if not 0 < entry.chunk_rows <= whole or (entry.chunk_rows % unit and entry.chunk_rows != whole):
+        raise Mismatch(f"a multiple of {unit}, at most {whole}", entry.chunk_rows, ("chunk_rows",))
+    if len(entry.crc32c) != grid.n_chunks:
+        raise Mismatch(f"{grid.n_chunks} checksums", len(entry.crc32c), ("crc32c",))

@@ -1,0 +1,282 @@
+"""Writes a store: chunks, then each array's metadata, then the catalog, then one rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wvindex.errors import CatalogError, StoreError, TargetExists, UndecodableType, UnsafePath
+from wvindex.formats.arrays import ArraySpec, RowReader
+from wvindex.formats.finite import count_nonfinite
+from wvindex.sources.base import TokenizerData
+from wvindex.store.catalog import EXTRA_FILE, ArrayEntry, Catalog
+from wvindex.store.checksum import Buffer, crc32c
+from wvindex.store.durable import BuildLock, empty_directory, publish, remove_file, write_file
+from wvindex.store.layout import TARGET_CHUNK_BYTES, ChunkGrid, array_path, chunk_rows
+from wvindex.store.metadata import (
+    CATALOG_JSON,
+    FORMAT,
+    ZARR_JSON,
+    array_metadata,
+    dumps,
+    group_metadata,
+)
+from wvindex.store.reader import GGUF_TOKENIZER, is_store
+
+BUILDING_JSON: Final = "building.json"
+"""Stands in a directory from which a store is being built, and in no finished store."""
+
+
+class StoreWriter:
+    """Writes one store; a context manager.
+
+    Everything is written below ``<path>.building/``, under an exclusive lock. `finish` publishes it; leaving
+    the context without, or by an exception, removes it. What a killed build left there is removed by
+    the next.
+
+    Parameters
+    ----------
+    path : path
+        Where the store shall stand. Its directory must exist.
+    overwrite : bool
+        Replace a store that stands there. Nothing but a store is ever replaced.
+    chunk_bytes : int
+        About how large chunks shall be.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        chunk_bytes: int = TARGET_CHUNK_BYTES,
+    ) -> None:
+        self.path = Path(path).absolute()
+        self.staging = self.path.parent / f"{self.path.name}.building"
+        self._overwrite = overwrite
+        self._chunk_bytes = chunk_bytes
+        self._lock = BuildLock(self.staging)
+        self._paths: set[str] = set()
+        self._files: set[str] = set()
+        self._published = False
+
+    def __enter__(self) -> Self:
+        """Take the lock and start with an empty directory.
+
+        Raises
+        ------
+        TargetExists
+            If `path` is taken and may not be replaced, or the building directory is not a build's.
+        BuildLocked
+            If another process is building this store.
+        """
+        self._require_target()
+        self._lock.acquire()
+        try:
+            self._empty_staging()
+            write_file(self.staging / BUILDING_JSON, [dumps({"wvindex": {"format": FORMAT}})])
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the lock back; remove what `finish` did not publish."""
+        if not self._published:
+            shutil.rmtree(self.staging, ignore_errors=True)
+        self._lock.release()
+
+    def write_array(
+        self,
+        spec: ArraySpec,
+        rows: RowReader,
+        *,
+        workspace: int,
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> ArrayEntry:
+        """Write an array's chunks and then its metadata.
+
+        Parameters
+        ----------
+        spec : ArraySpec
+        rows : RowReader
+            Gives its encoded rows. An attribute ``preferred_tile_bytes`` says how many bytes it likes to
+            give at once.
+        workspace : int
+            Bytes that may be held; a chunk and its scales are, whatever their size.
+        on_bytes : callable, optional
+            Told the encoded bytes of each chunk once it is written.
+
+        Returns
+        -------
+        ArrayEntry
+            For the catalog.
+
+        Raises
+        ------
+        StoreError
+            If the array is there already, or the system refuses.
+        """
+        path = array_path(spec.key)
+        if path in self._paths:
+            raise StoreError("an array is written twice", file=self.path, tensor=spec.key)
+        self._paths.add(path)
+        grid = ChunkGrid(spec, chunk_rows(spec, self._chunk_bytes))
+        chunks = _ChunkWriter(self.staging / path, grid, rows, on_bytes)
+        chunks.write_all(_chunks_per_tile(grid, rows, workspace))
+        write_file(self.staging / path / ZARR_JSON, [dumps(array_metadata(spec, grid))])
+        return ArrayEntry(
+            spec=spec,
+            path=path,
+            chunk_rows=grid.rows,
+            crc32c=tuple(chunks.checksums),
+            nan=chunks.nan,
+            inf=chunks.inf,
+        )
+
+    def add_file(self, relative: str, data: Buffer) -> None:
+        """Keep a file beside the arrays, as ``tokenizer/<name>``.
+
+        Raises
+        ------
+        UnsafePath
+            If the path is another, or the name not a plain one.
+        """
+        if not EXTRA_FILE.fullmatch(relative):
+            raise UnsafePath(
+                "not a file that a store keeps", file=self.path, expected="tokenizer/<name>", found=relative
+            )
+        write_file(self.staging / relative, [data])
+        self._files.add(relative)
+
+    def add_tokenizer(self, data: TokenizerData) -> None:
+        """Keep a tokenizer as it was found; `wvindex.store.reader.read_tokenizer` gives it back."""
+        for name, content in sorted(data.files.items()):
+            self.add_file(f"tokenizer/{name}", content)
+        if data.gguf:
+            self.add_file(GGUF_TOKENIZER, json.dumps(dict(data.gguf)).encode("ascii"))
+
+    def finish(self, catalog: Catalog) -> None:
+        """Write the groups and the catalog, with the files that were added, and publish the store.
+
+        Raises
+        ------
+        CatalogError
+            If the catalog's arrays are not those that were written.
+        StoreError
+            If the system refuses.
+        """
+        listed = {entry.path for entry in catalog.arrays.values()}
+        if listed != self._paths:
+            raise CatalogError(
+                "the catalog's arrays are not those that were written",
+                file=self.path,
+                field="arrays",
+                found=sorted(listed ^ self._paths),
+            )
+        attributes = {"wvindex": {"format": FORMAT, "generator": catalog.generator}}
+        write_file(self.staging / ZARR_JSON, [dumps(group_metadata(attributes))])
+        for group in sorted(_groups(self._paths)):
+            write_file(self.staging / group / ZARR_JSON, [dumps(group_metadata({}))])
+        complete = replace(catalog, files=tuple(sorted(self._files)))
+        write_file(self.staging / CATALOG_JSON, [dumps(complete.to_json(), indent=None)])
+        remove_file(self.staging / BUILDING_JSON)
+        publish(self.staging, self.path)
+        self._published = True
+
+    def _require_target(self) -> None:
+        if not self.path.parent.is_dir():
+            raise StoreError("the directory to build in does not exist", file=self.path.parent)
+        if not os.path.lexists(self.path):
+            return
+        if not self._overwrite:
+            raise TargetExists("the output path is taken", file=self.path)
+        if self.path.is_symlink() or not is_store(self.path):
+            raise TargetExists("only a wvindex store is ever replaced", file=self.path)
+
+    def _empty_staging(self) -> None:
+        """Remove what a killed build left; refuse what no build made."""
+        ours = (self.staging / BUILDING_JSON).is_file() or is_store(self.staging)
+        if not ours and any(self.staging.iterdir()):
+            raise TargetExists("the directory to build in holds something else", file=self.staging)
+        empty_directory(self.staging)
+
+
+class _ChunkWriter:
+    """Writes the chunks of one array from tiles of its rows, with their checksums."""
+
+    def __init__(
+        self, directory: Path, grid: ChunkGrid, rows: RowReader, on_bytes: Callable[[int], None] | None
+    ) -> None:
+        self._directory = directory
+        self._grid = grid
+        self._rows = rows
+        self._on_bytes = on_bytes
+        self.checksums: list[int] = []
+        self.nan: int | None = 0
+        self.inf: int | None = 0
+
+    def write_all(self, chunks_per_tile: int) -> None:
+        """Read tiles of so many chunks into one buffer, and write each chunk out of it."""
+        n_chunks, row_bytes = self._grid.n_chunks, self._grid.spec.row_bytes
+        buffer = np.empty(min(chunks_per_tile, n_chunks) * self._grid.rows * row_bytes, np.uint8)
+        for first in range(0, n_chunks, chunks_per_tile):
+            last = min(first + chunks_per_tile, n_chunks)
+            start, stop = self._grid.row_range(first)[0], self._grid.row_range(last - 1)[1]
+            tile = buffer[: (stop - start) * row_bytes]
+            self._rows.read_rows(start, stop, tile.data)
+            for index in range(first, last):
+                a, b = self._grid.row_range(index)
+                self._write(index, tile[(a - start) * row_bytes : (b - start) * row_bytes])
+
+    def _write(self, index: int, raw: NDArray[np.uint8]) -> None:
+        grid = self._grid
+        scales = np.empty(grid.scale_nbytes(index), np.uint8)
+        if scales.size:
+            self._rows.read_scales(*grid.scale_range(index), scales.data)
+        parts: list[Buffer] = [raw.data, scales.data, bytes(grid.padding_nbytes(index))]
+        write_file(self._directory / grid.name(index), parts)
+        self.checksums.append(crc32c(parts))
+        self._count(raw, scales)
+        if self._on_bytes is not None:
+            self._on_bytes(raw.nbytes + scales.nbytes)
+
+    def _count(self, raw: NDArray[np.uint8], scale_bytes: NDArray[np.uint8]) -> None:
+        """Count NaN and infinity; nobody can, where nobody decodes the encoding."""
+        if self.nan is None or self.inf is None:
+            return
+        spec = self._grid.spec
+        scales = None
+        if spec.scale_shape is not None:
+            scales = scale_bytes.view(np.float32).reshape(-1, spec.scale_shape[1])
+        try:
+            nan, inf = count_nonfinite(raw.reshape(-1, spec.row_bytes), spec.encoding, scales)
+        except UndecodableType:
+            self.nan = self.inf = None
+        else:
+            self.nan += nan
+            self.inf += inf
+
+
+def _chunks_per_tile(grid: ChunkGrid, rows: RowReader, workspace: int) -> int:
+    """Choose how many chunks are read at once: what the reader prefers, if the workspace allows."""
+    chunk_bytes = max(grid.rows * grid.spec.row_bytes, 1)
+    preferred = int(getattr(rows, "preferred_tile_bytes", chunk_bytes))
+    return max(min(preferred, workspace) // chunk_bytes, 1)
+
+
+def _groups(paths: set[str]) -> set[str]:
+    """Give every directory between the root and an array."""
+    parents = {path.rpartition("/")[0] for path in paths if "/" in path}
+    return parents | {parent.rpartition("/")[0] for parent in parents}

@@ -1,0 +1,296 @@
+"""The plan: from a checkpoint's headers to the arrays of a store, and where every tensor goes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+from wvindex.arch.config import ModelConfig
+from wvindex.arch.family import Family
+from wvindex.arch.keys import layer_key, split_layer
+from wvindex.arch.naming import place
+from wvindex.arch.registry import identify
+from wvindex.errors import UsageError, WvindexError
+from wvindex.formats.arrays import ArraySpec
+from wvindex.formats.encodings import BF16, F16, F32, Encoding
+from wvindex.formats.ledger import LedgerEntry
+from wvindex.sizes import format_size
+from wvindex.sources.base import Source, TensorInfo
+from wvindex.transform.assemble import Contribution, Target, assemble
+from wvindex.transform.mla_plan import FACTORS, MlaLayer, absorb_layer, stitched_layer
+from wvindex.transform.product import LatestFactor
+from wvindex.transform.rows import Rows
+from wvindex.transform.scales import attach_scales
+
+MlaForm = Literal["absorb", "keep", "both"]
+
+STORAGE: Final[Mapping[str, Encoding | None]] = {
+    "keep": None,
+    "float32": F32,
+    "float16": F16,
+    "bfloat16": BF16,
+}
+"""What ``dtype`` may be: the source's own encodings, or one for all."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One array to write.
+
+    Attributes
+    ----------
+    spec : ArraySpec
+        What it is.
+    rows : Rows
+        Gives its encoded rows from the source.
+    fixed_bytes : int
+        Memory held while it is worked, besides the tile in hand: the right factor of a product.
+    """
+
+    spec: ArraySpec
+    rows: Rows
+    fixed_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What the store cannot represent as asked: a tensor, and the error that `build` would raise."""
+
+    tensor: str
+    error: WvindexError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build will do. ``str(plan)`` is the report.
+
+    Attributes
+    ----------
+    config : ModelConfig
+        As the store will have it: after absorption, a dense attention.
+    family : Family or None
+    operations : tuple of Operation
+    ledger : tuple of LedgerEntry
+        One entry a source tensor.
+    refusals : tuple of Refusal
+        Empty where the build can be done.
+    bytes_in, bytes_out : int
+        Of weights: as the source has them, as the store will.
+    options : mapping
+        The build's options.
+    """
+
+    config: ModelConfig
+    family: Family | None
+    operations: tuple[Operation, ...]
+    ledger: tuple[LedgerEntry, ...]
+    refusals: tuple[Refusal, ...]
+    bytes_in: int
+    bytes_out: int
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def peak_memory(self) -> int:
+        """Estimated bytes at the worst moment: the largest factor and the tiles beside it."""
+        return max((op.fixed_bytes + 4 * _tile_bytes(op) for op in self.operations), default=0)
+
+    def __str__(self) -> str:
+        """Tell what would be written, and what could not."""
+        mapped = sum(op.spec.mapped for op in self.operations)
+        lines = [
+            f"family        {self.config.family or 'unknown'} ({self.config.model_type})",
+            f"arrays        {len(self.operations)} ({len(self.operations) - mapped} under their own names)",
+            f"from          {len(self.ledger)} tensors, {format_size(self.bytes_in)}",
+            f"to            {format_size(self.bytes_out)}",
+            f"peak memory   about {format_size(self.peak_memory)}",
+        ]
+        lines += [f"refused       {refusal.tensor}: {refusal.error}" for refusal in self.refusals]
+        return "\n".join(lines)
+
+
+def _tile_bytes(operation: Operation) -> int:
+    preferred = getattr(operation.rows, "preferred_tile_bytes", 4 << 20)
+    return int(max(preferred, operation.spec.row_bytes))
+
+
+def plan_source(
+    source: Source, *, mla: str = "absorb", dtype: str = "keep", absorbed_dtype: str = "float32"
+) -> Plan:
+    """Plan a build of an open source; only headers (and rotary factors) are read.
+
+    Parameters
+    ----------
+    source : Source
+    mla : {"absorb", "keep", "both"}
+        Dense Q, K and V, the low-rank factors, or both.
+    dtype : {"keep", "float32", "float16", "bfloat16"}
+        Storage of what is not absorbed. Vectors are never narrowed: norms, biases, router corrections.
+    absorbed_dtype : {"float32", "float16", "bfloat16"}
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    UsageError
+        If an option has another value.
+    MetadataError
+        If the configuration lacks a field or contradicts itself.
+    """
+    _check_option("mla", mla, ("absorb", "keep", "both"))
+    _check_option("dtype", dtype, tuple(STORAGE))
+    _check_option("absorbed_dtype", absorbed_dtype, tuple(STORAGE)[1:])
+    family, config = identify(source)
+    planner = _Planner(source, family, config, STORAGE[dtype], STORAGE[absorbed_dtype] or F32)
+    return planner.plan(mla, {"mla": mla, "dtype": dtype, "absorbed_dtype": absorbed_dtype})
+
+
+def _check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UsageError(f"{name} has no such value", expected=" or ".join(allowed), found=value)
+
+
+class _Planner:
+    """Collects operations, the ledger's entries and refusals while it walks the tensors."""
+
+    def __init__(
+        self,
+        source: Source,
+        family: Family | None,
+        config: ModelConfig,
+        storage: Encoding | None,
+        absorbed: Encoding,
+    ) -> None:
+        self.source = source
+        self.family = family
+        self.config = config
+        self.storage = storage
+        self.absorbed = absorbed
+        self.operations: list[Operation] = []
+        self.refusals: list[Refusal] = []
+        self.holders: dict[str, list[str]] = defaultdict(list)  # source tensor -> keys
+        self.reasons: dict[str, str] = {}
+        self.latest = LatestFactor()
+
+    def plan(self, mla: str, options: Mapping[str, str]) -> Plan:
+        targets = self._targets()
+        layers = self._mla_layers(targets)
+        for key, target in targets.items():
+            layer, role = split_layer(key)
+            if layer not in layers or role.rpartition(".")[0] not in FACTORS:
+                self._add(key, target)
+        for layer, factors in layers.items():
+            self._add_mla(layer, factors, mla)
+        config = self.config
+        if layers and mla != "keep":
+            config = replace(config, attention_form="dense")
+        tensors = self.source.tensors()
+        return Plan(
+            config=config,
+            family=self.family,
+            operations=tuple(sorted(self.operations, key=lambda op: _reading_order(op.spec.key))),
+            ledger=tuple(self._ledger_entry(info) for info in tensors),
+            refusals=tuple(self.refusals),
+            bytes_in=sum(info.nbytes for info in tensors),
+            bytes_out=sum(op.spec.nbytes for op in self.operations),
+            options=options,
+        )
+
+    def _targets(self) -> dict[str, Target]:
+        """Group what the tensors hold by the array that it belongs to."""
+        targets: dict[str, Target] = {}
+        scaled, refused = attach_scales(self.source)
+        for tensor, error in refused.items():
+            self.refusals.append(Refusal(tensor, error))
+        for info in self.source.tensors():
+            if info.name in scaled.scales_of:
+                self.reasons[info.name] = "scales"
+                continue
+            try:
+                placed = place(info, self.family, self.config, self.source.format)
+            except WvindexError as error:
+                self.refusals.append(Refusal(info.name, error))
+                continue
+            if placed.use == "config":
+                self.reasons[info.name] = "config.rope"
+            elif placed.use == "unmapped":
+                target = targets.setdefault(info.name, Target(mapped=False))
+                target.contributions.append(Contribution(info, None, scaled.of.get(info.name)))
+            for placement in placed.placements:
+                target = targets.setdefault(placement.key, Target())
+                target.contributions.append(Contribution(info, placement, scaled.of.get(info.name)))
+        for name, owner in scaled.scales_of.items():
+            self.holders[name] = self.holders[owner]  # one list: scales go where their codes go
+        return targets
+
+    def _mla_layers(self, targets: Mapping[str, Target]) -> dict[int, dict[str, Target]]:
+        """Give the low-rank factors of each layer, by role."""
+        layers: dict[int, dict[str, Target]] = defaultdict(dict)
+        if self.config.mla is not None:
+            for key, target in targets.items():
+                layer, role = split_layer(key)
+                if layer is not None and role.rpartition(".")[0] in FACTORS:
+                    layers[layer][role] = target
+        return layers
+
+    def _add(self, key: str, target: Target) -> None:
+        try:
+            spec, rows = assemble(self.source, key, target, self.config, self.family, self.storage)
+        except WvindexError as error:
+            self.refusals.append(Refusal(target.contributions[0].info.name, error))
+            return
+        self._append(Operation(spec, rows), target.contributions)
+
+    def _append(self, operation: Operation, contributions: Sequence[Contribution]) -> None:
+        self.operations.append(operation)
+        for name in dict.fromkeys(contribution.info.name for contribution in contributions):
+            self.holders[name].append(operation.spec.key)
+
+    def _add_mla(self, layer: int, factors: dict[str, Target], mla: str) -> None:
+        context = MlaLayer(
+            self.source, layer, factors, self.config, self.family, self.storage, self.absorbed, self.latest
+        )
+        try:
+            if mla != "absorb":
+                for key, target in stitched_layer(context).items():
+                    self._add(key, target)
+            if mla != "keep":
+                for spec, rows, fixed_bytes, used in absorb_layer(context):
+                    self._append(Operation(spec, rows, fixed_bytes), used)
+        except WvindexError as error:
+            self.refusals.append(Refusal(layer_key(layer, "self_attn"), error))
+
+    def _ledger_entry(self, info: TensorInfo) -> LedgerEntry:
+        return LedgerEntry(
+            tensor=info.name,
+            file=info.file.name,
+            encoding=info.encoding.name,
+            shape=info.shape,
+            keys=tuple(dict.fromkeys(self.holders[info.name])),
+            reason=self.reasons.get(info.name),
+        )
+
+
+def _reading_order(key: str) -> tuple[int, int, str]:
+    """Sort as a forward pass reads: the embedding, the layers by number, the rest."""
+    layer, _ = split_layer(key)
+    return (1, layer, key) if layer is not None else (0 if key.startswith("model.embed") else 2, 0, key)
+
+
+def require_representable(plan: Plan) -> None:
+    """Raise what a plan refuses, if anything.
+
+    Raises
+    ------
+    WvindexError
+        The first refusal's own error; its message counts the others.
+    """
+    if not plan.refusals:
+        return
+    error, others = plan.refusals[0].error, len(plan.refusals) - 1
+    if others:
+        error.message += f" [and {others} more]"
+    raise error
