@@ -171,7 +171,7 @@ def _write(
 
 
 def _workspace(operation: Operation, budget: int) -> int:
-    """Give the bytes that a tile of output may take: the tile, what it is made from and a copy share the rest."""
+    """Give the bytes that a tile of output may take; what it is made from and its copies need as much."""
     return max((budget - _CODE_AND_LIBRARIES - operation.fixed_bytes) // 4, 0)
 
 

@@ -139,7 +139,7 @@ def test_clean_blocks_are_not_decoded(name: str, monkeypatch: pytest.MonkeyPatch
         raise AssertionError("decoded")
 
     monkeypatch.setattr(finite, "decode_blocks", fail)
-    raw = random_rows(name, 4, 10) & 0x3B
+    raw = random_rows(name, 4, 10) & np.uint8(0x3B)
     assert count_nonfinite(raw, ENCODINGS[name]) == (0, 0)
 
 

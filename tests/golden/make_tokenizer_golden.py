@@ -42,7 +42,7 @@ from tests.support.tokenizer_texts import TEXTS
 
 HERE = Path(__file__).parent
 VERSIONS = {"transformers": "5.23.0", "sentencepiece": "0.2.3"}
-CORPUS = [line for topic in sorted(topics) for line in topics[topic].splitlines()] + list(TEXTS) * 40
+CORPUS = [line for topic in sorted(topics) for line in topics[topic].splitlines()] + list(TEXTS) * 300
 
 BY_TRANSFORMERS = {"gpt-2": False, "llama-bpe": True, "qwen2": False, "qwen35": False, "tekken": True}
 BY_TRANSFORMERS |= {"gpt-4o": False}
@@ -68,11 +68,11 @@ BY_REGEX = {
 
 
 def byte_level_vocabulary() -> tuple[list[str], list[str]]:
-    """Train 1,200 byte-level tokens on whole lines: (tokens, merges)."""
+    """Train 1,600 byte-level tokens on whole lines: (tokens, merges)."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=1200,
+        vocab_size=1600,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         special_tokens=["<|begin|>", "<|end|>"],
         show_progress=False,

@@ -72,6 +72,8 @@ def test_a_configuration_that_cannot_be_run_is_refused_by_field(changes: dict[st
         ({"layer_types": ("full_attention",) * 2}, "layer_types"),
         ({"rope": {"full_attention": replace(ROPE, rotary_dim=10)}}, "rope.full_attention.rotary_dim"),
         ({"num_key_value_heads": 3}, "num_key_value_heads"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers"),
     ],
 )
 def test_a_configuration_that_contradicts_itself_is_refused(changes: dict[str, Any], field: str) -> None:
@@ -80,6 +82,13 @@ def test_a_configuration_that_contradicts_itself_is_refused(changes: dict[str, A
     with pytest.raises(MetadataError) as raised:
         Model(db)
     assert raised.value.field == field
+
+
+def test_what_the_configuration_says_cannot_be_run_is_repeated() -> None:
+    db = tiny_model("llama")
+    db.config = replace(db.config, refuses_to_run=("rope_type 'dynamic'",))
+    with pytest.raises(UnsupportedModel, match=r"rope_type 'dynamic'"):
+        Model(db)
 
 
 def test_factors_are_refused_with_the_way_out() -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.abc.store import ByteRequest, RangeByteRequest
+from zarr.codecs import ZstdCodec
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
@@ -69,7 +71,7 @@ def write_array(
 
 def finite_rows(name: str, n_rows: int, n_blocks: int, seed: int = 0) -> npt.NDArray[np.uint8]:
     """Random rows without NaN, so that plain comparisons hold."""
-    return random_rows(name, n_rows, n_blocks, seed) & 0x3B
+    return random_rows(name, n_rows, n_blocks, seed) & np.uint8(0x3B)
 
 
 def ggml_matrix(path: Path, name: str = "Q4_K", rows: int = 22, chunk: int = 8) -> Written:
@@ -127,7 +129,7 @@ def fp8_array(path: Path, experts: int, rows: int, chunk: int) -> Written:
     return Written(path, values[0])
 
 
-ARRAYS = {
+ARRAYS: dict[str, Callable[[Path], Written]] = {
     "ggml-matrix": ggml_matrix,
     "ggml-matrix-without-edge": lambda path: ggml_matrix(path, "Q8_0", 16, 8),
     "ggml-one-chunk": lambda path: ggml_matrix(path, "IQ4_XS", 5, 5),
@@ -142,7 +144,8 @@ ARRAYS = {
 
 @pytest.fixture(scope="module", params=ARRAYS)
 def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Written:
-    return ARRAYS[request.param](tmp_path_factory.mktemp("arrays") / "a")
+    make = ARRAYS[str(request.param)]
+    return make(tmp_path_factory.mktemp("arrays") / "a")
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +198,7 @@ def test_packed_vectors(name: str, n: int, tmp_path: Path) -> None:
     expected = reference_decode(raw, name)[0]
     for selection in (slice(None), slice(3, n, 7), 5):
         np.testing.assert_array_equal(np.asarray(array[selection]), expected[selection])
-    np.testing.assert_array_equal(np.asarray(array.oindex[[9, 1, 1]]), expected[[9, 1, 1]])
+    np.testing.assert_array_equal(np.asarray(array.oindex[np.array([9, 1, 1])]), expected[[9, 1, 1]])
 
 
 # --- selections ---
@@ -217,20 +220,20 @@ def orthogonal(size: int) -> st.SearchStrategy[Any]:
 
 
 def numpy_orthogonal(values: npt.NDArray[Any], selection: tuple[Any, ...]) -> npt.NDArray[Any]:
-    """Apply one selector an axis, each alone; the last axis first, so that dropped axes do not shift others."""
+    """Apply one selector an axis, each alone; the last axis first, since integers drop theirs."""
     for axis in reversed(range(len(selection))):
         values = values[(slice(None),) * axis + (selection[axis],)]
     return values
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_basic_selections(written: Written, data: st.DataObject) -> None:
     selection = tuple(data.draw(basic(size)) for size in written.values.shape)
     np.testing.assert_array_equal(np.asarray(opened(written)[selection]), written.values[selection])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_orthogonal_selections(written: Written, data: st.DataObject) -> None:
     selection = tuple(data.draw(orthogonal(size)) for size in written.values.shape)
@@ -277,7 +280,7 @@ class CountingStore(LocalStore):
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        if not key.endswith("zarr.json"):
+        if key.startswith("c/"):
             span = (byte_range.start, byte_range.end) if isinstance(byte_range, RangeByteRequest) else WHOLE
             self.reads.append(span)
         return await super().get(key, prototype, byte_range)
@@ -391,7 +394,7 @@ def test_compressed_chunks(tmp_path: Path) -> None:
         shape=(22, 432),
         chunks=(8, 432),
         dtype=np.uint8,
-        compressors=zarr.codecs.ZstdCodec(),
+        compressors=ZstdCodec(),
     )[...] = raw
     written = ggml_matrix(tmp_path / "a")
     codecs = [*codec_metadata(ENCODINGS["Q4_K"], None), {"name": "zstd", "configuration": {"level": 0}}]
@@ -426,7 +429,9 @@ def test_chunks_in_shards(name: str, tmp_path: Path) -> None:
     array, expected = zarr.open_array(tmp_path / "a", mode="r"), reference_decode(raw, name)
     for selection in (np.s_[...], np.s_[3:19:2, 5], np.s_[21], np.s_[11:13, ::7]):
         np.testing.assert_array_equal(np.asarray(array[selection]), expected[selection])
-    np.testing.assert_array_equal(np.asarray(array.oindex[[23, 2], [5, 1]]), expected[[23, 2]][:, [5, 1]])
+    np.testing.assert_array_equal(
+        np.asarray(array.oindex[np.array([23, 2]), np.array([5, 1])]), expected[[23, 2]][:, [5, 1]]
+    )
 
 
 # --- writing ---
@@ -437,7 +442,7 @@ def snapshot(path: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
-@pytest.mark.parametrize("selection", [np.s_[...], np.s_[0:8], np.s_[3, 5]])
+@pytest.mark.parametrize("selection", [np.s_[...], np.s_[0:8], np.s_[1, 5]])
 @pytest.mark.parametrize("make", [ggml_matrix, ARRAYS["fp8-stack"]])
 def test_writing_decoded_values_is_refused_and_harms_nothing(
     make: Any, selection: Any, value: float, tmp_path: Path
@@ -487,7 +492,7 @@ def test_encoded_rows_have_the_codec_of_their_encoding() -> None:
     assert codec_metadata(FP8, None) == [fp8]
 
 
-@pytest.mark.parametrize("name", ["Q9_Z", "F32", "F8_E4M3", "", 7])
+@pytest.mark.parametrize("name", ["Q9_Z", "F32", "F8_E4M3", 7])
 def test_other_block_types_are_refused_by_name(name: Any) -> None:
     with pytest.raises(UndecodableType, match=str(name)):
         GGMLCodec(name)

@@ -33,7 +33,7 @@ def test_scales_follow_the_codes(rows: int, start: int, stop: int, expected: tup
 
 
 def test_a_short_chunk_ends_in_the_fill_value() -> None:
-    raw = random_rows("Q8_0", 3, 2) & 0x3B
+    raw = random_rows("Q8_0", 3, 2) & np.uint8(0x3B)
     values = Q8_0.decode_chunk(raw.reshape(-1), 2.5)
     assert values.shape == (1, 8, 64)
     np.testing.assert_array_equal(values[0, :3], reference_decode(raw, "Q8_0"))

@@ -45,9 +45,8 @@ class MoE:
 
     Attributes
     ----------
-    scoring_func : {"softmax", "sigmoid", "softmax_topk"}
-        ``softmax_topk`` is Mixtral's and Qwen3's with `norm_topk_prob`: identical to softmax over
-        all experts, then top-k, then renormalized; families use ``softmax`` with `norm_topk_prob`.
+    scoring_func : {"softmax", "sigmoid"}
+        Over all experts, before the choice.
     topk_method : {"greedy", "group_limited_greedy", "noaux_tc"}
         How groups are scored: ``group_limited_greedy`` by their best expert, ``noaux_tc`` by the sum
         of their best two, with `e_score_correction_bias` added for the choice alone.

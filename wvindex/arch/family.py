@@ -80,9 +80,7 @@ def decoder_config(
     attention_scale : float, optional
         head_dim ** -0.5 where not given.
     """
-    heads, layers = _positive(f, "num_attention_heads"), f.integer("num_hidden_layers")
-    if layers > MAX_LAYERS:
-        raise f.error("num_hidden_layers", f"at most {MAX_LAYERS}", layers)
+    heads, layers = _positive(f, "num_attention_heads"), layer_count(f)
     hidden = _positive(f, "hidden_size")
     head_dim = head_dim or f.integer("head_dim", hidden // heads)
     kinds = tuple(layer_types) if layer_types is not None else stated_layer_types(f, layers)
@@ -151,11 +149,19 @@ def moe(f: Fields, *experts: str, width: str = "moe_intermediate_size", **specia
     return routing
 
 
+def layer_count(f: Fields) -> int:
+    """Read ``num_hidden_layers``, bounded, for tables are made with an entry a layer."""
+    layers = f.integer("num_hidden_layers")
+    if layers > MAX_LAYERS:
+        raise f.error("num_hidden_layers", f"at most {MAX_LAYERS}", layers)
+    return layers
+
+
 def stated_layer_types(f: Fields, layers: int) -> tuple[LayerType, ...]:
     """Read ``layer_types``; full attention everywhere where it is missing."""
     stated = f.raw.get("layer_types")
     if stated is None:
-        return ("full_attention",) * layers
+        return tuple(_layer_type(f, "full_attention") for _ in range(layers))
     if not isinstance(stated, list | tuple) or len(stated) < layers:
         raise f.error("layer_types", f"a list of {layers}", stated)
     return tuple(_layer_type(f, kind) for kind in stated[:layers])
@@ -171,7 +177,7 @@ def _layer_type(f: Fields, kind: object) -> LayerType:
 
 def window_everywhere(f: Fields) -> tuple[LayerType, ...]:
     """Mistral's rule: a ``sliding_window`` holds for every layer."""
-    layers = f.integer("num_hidden_layers")
+    layers = layer_count(f)
     if f.raw.get("layer_types") is not None:
         return stated_layer_types(f, layers)
     kind: LayerType = "sliding_attention" if f.integer_or_none("sliding_window") else "full_attention"

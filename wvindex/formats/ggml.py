@@ -91,8 +91,8 @@ def _decoder(name: str) -> BlockDecoder | None:
 
 def _package_decoder(name: str) -> BlockDecoder | None:
     """Wrap the gguf package's decoder; None if the package has none or lays the blocks out otherwise."""
-    import gguf  # noqa: PLC0415 - heavy, and not needed before the first decode
-    from gguf.quants import dequantize  # noqa: PLC0415
+    import gguf
+    from gguf.quants import dequantize
 
     kind: Any = gguf.GGMLQuantizationType.__members__.get(name)
     encoding = ENCODINGS.get(name)

@@ -24,6 +24,7 @@ _REQUIRED: Final = (
     "hidden_act",
     "attention_scale",
 )
+_COUNTS: Final = (*_REQUIRED[:5], "v_head_dim", "vocab_size")
 
 Shapes = Iterator[tuple[str, tuple[int | None, ...]]]
 """Keys with their shapes; None for a dimension that the configuration does not give."""
@@ -97,6 +98,10 @@ def _dimensions(db: WeightDatabase) -> Dimensions:
             expected="dense",
             found=config.attention_form,
         )
+    if config.refuses_to_run:
+        raise UnsupportedModel(
+            "the forward pass does not know what this model needs", found=", ".join(config.refuses_to_run)
+        )
     numbers = {name: getattr(config, name) for name in _REQUIRED}
     missing = [name for name, number in numbers.items() if number is None]
     if missing:
@@ -127,6 +132,10 @@ def _check_numbers(d: Dimensions) -> None:
             expected=" or ".join(ACTIVATIONS),
             found=d.hidden_act,
         )
+    for name in _COUNTS:
+        count = getattr(d, name)
+        if count < 1:
+            raise MetadataError("a count is out of range", field=name, expected="1 or more", found=count)
     if d.num_attention_heads % d.num_key_value_heads:
         raise MetadataError(
             "query heads do not divide among key heads",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
 
 from wvindex.formats.encodings import Encoding
 
@@ -85,10 +86,25 @@ class Source(Protocol):
         """Which reader this is."""
         ...
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is odd about the files, though valid: trailing bytes, files that no index lists."""
+        ...
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close every file."""
+        ...
+
     def config(self) -> Mapping[str, Any]:
         """Raw model configuration: the object in config.json, or GGUF's metadata by key.
 
-        GGUF arrays of numbers are lists; the vocabulary (``tokenizer.*``) is left out.
+        GGUF arrays of numbers are lists; the vocabulary (arrays of ``tokenizer.*``) is left out.
         Empty where a safetensors checkpoint has no config.json.
         """
         ...

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, Self
 from wvindex.sources.base import FileFingerprint, TensorInfo, TokenizerData
 from wvindex.sources.files import OpenFiles
 from wvindex.sources.gguf_header import GGUFHeader, read_header
-from wvindex.sources.gguf_metadata import unpack
+from wvindex.sources.gguf_metadata import PackedArray, unpack
 from wvindex.sources.gguf_shards import check_shards, later_metadata, shard_paths
 
 _TOKENIZER: Final = "tokenizer."
@@ -85,14 +85,16 @@ class GGUFSource:
         return "gguf"
 
     def config(self) -> Mapping[str, Any]:
-        """Give the metadata by key, without ``tokenizer.*``; arrays are lists.
+        """Give the metadata by key; arrays are lists, and those of ``tokenizer.*`` are left out.
 
         Raises
         ------
         MalformedHeader
             If a string in an array is not UTF-8.
         """
-        return unpack({k: v for k, v in self._metadata.items() if not k.startswith(_TOKENIZER)})
+        arrays = {key for key, value in self._metadata.items() if isinstance(value, PackedArray)}
+        vocabulary = {key for key in arrays if key.startswith(_TOKENIZER)}
+        return unpack({key: value for key, value in self._metadata.items() if key not in vocabulary})
 
     def tensors(self) -> tuple[TensorInfo, ...]:
         """Every tensor, shard by shard, by offset."""

@@ -85,7 +85,9 @@ class SafetensorsSource:
 
     def _read_config(self) -> dict[str, Any]:
         data = read_beside(self._directory, "config.json", MAX_JSON_BYTES)
-        return {} if data is None else parse_object(data, file=self._directory / "config.json")
+        if data is None:
+            return {}
+        return parse_object(data, file=self._directory / "config.json", constants=True)
 
     def __enter__(self) -> Self:
         """Return itself."""

@@ -22,7 +22,9 @@ _NOT_BRACKETS: Final = bytes(code for code in range(256) if code not in _STEPS)
 _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def parse_object(data: bytes | bytearray, *, file: Path, base: int = 0) -> dict[str, Any]:
+def parse_object(
+    data: bytes | bytearray, *, file: Path, base: int = 0, constants: bool = False
+) -> dict[str, Any]:
     """Parse a JSON object, refusing what parsers disagree about.
 
     Parameters
@@ -33,6 +35,8 @@ def parse_object(data: bytes | bytearray, *, file: Path, base: int = 0) -> dict[
         For messages.
     base : int
         Offset of `data` in `file`, for messages.
+    constants : bool
+        Take ``NaN`` and ``Infinity`` as Python's own parser does: some configurations of the hub hold them.
 
     Raises
     ------
@@ -49,7 +53,7 @@ def parse_object(data: bytes | bytearray, *, file: Path, base: int = 0) -> dict[
     except UnicodeDecodeError as error:
         raise MalformedHeader("not UTF-8", file=file, offset=base + error.start) from error
     _check_depth(data, file)
-    value = _loads(text, file, base)
+    value = _loads(text, file, base, constants=constants)
     if not isinstance(value, dict):
         raise MalformedHeader("not a JSON object", file=file, offset=base, found=type(value).__name__)
     if _SURROGATE_ESCAPE.search(text):
@@ -66,7 +70,7 @@ def _check_depth(data: bytes | bytearray, file: Path) -> None:
         )
 
 
-def _loads(text: str, file: Path, base: int) -> object:
+def _loads(text: str, file: Path, base: int, *, constants: bool) -> object:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)
         if len(members) != len(pairs):
@@ -81,6 +85,8 @@ def _loads(text: str, file: Path, base: int) -> object:
         return number if math.isfinite(number) else refuse(digits)
 
     try:
+        if constants:
+            return json.loads(text, object_pairs_hook=unique)
         return json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite)
     except json.JSONDecodeError as error:
         offset = base + len(text[: error.pos].encode())

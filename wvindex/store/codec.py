@@ -276,9 +276,11 @@ class FP8BlockCodec(_EncodedRowsCodec):
         """Refuse a type that is not FP8, and an impossible block."""
         if self.type not in ("F8_E4M3", "F8_E5M2"):
             raise UndecodableType("no such FP8 type", field="type", found=self.type)
-        block = tuple(self.scale_block)
+        block = tuple(self.scale_block) if isinstance(self.scale_block, list | tuple) else ()
         if len(block) != 2 or any(type(n) is not int or n < 1 for n in block):
-            raise CatalogError("scale block", field="scale_block", expected="two sizes", found=block)
+            raise CatalogError(
+                "scale block", field="scale_block", expected="two sizes", found=self.scale_block
+            )
         object.__setattr__(self, "scale_block", block)
         _require_edge_rows(self.edge_rows)
 

@@ -109,20 +109,34 @@ def _config(files: Mapping[str, bytes]) -> dict[str, Any]:
 
 def _added_tokens(config: Mapping[str, Any]) -> Iterator[AddedToken]:
     """Give the tokens that the configuration wants matched whole: by id those that have one, then by name."""
-    decoder = config.get("added_tokens_decoder") or {}
-    if not isinstance(decoder, dict) or not all(key.isdecimal() for key in decoder):
-        raise MetadataError(
-            "added_tokens_decoder is no object by id", file=CONFIG, field="added_tokens_decoder"
-        )
-    for key in sorted(decoder, key=int):
-        yield _added_token(decoder[key], "added_tokens_decoder", special=False)
+    by_id = _collection(config, "added_tokens_decoder", (dict,))
+    if not all(key.isdecimal() for key in by_id):
+        raise MetadataError("a key is no token id", file=CONFIG, field="added_tokens_decoder")
+    for key in sorted(by_id, key=int):
+        yield _added_token(by_id[key], "added_tokens_decoder", special=False)
     for name in _NAMED:
         if config.get(name) is not None:
             yield _added_token(config[name], name, special=True)
     for name in _LISTED:
-        listed = config.get(name) or []
+        listed = _collection(config, name, (list, dict))
         for value in listed.values() if isinstance(listed, dict) else listed:
             yield _added_token(value, name, special=True)
+
+
+def _collection(config: Mapping[str, Any], field: str, kinds: tuple[type, ...]) -> Any:
+    """Give a list or an object of the configuration, empty where it is missing."""
+    value = config.get(field)
+    if value is None:
+        return kinds[0]()
+    if not isinstance(value, kinds):
+        raise MetadataError(
+            "field has the wrong type",
+            file=CONFIG,
+            field=field,
+            expected=" or ".join(kind.__name__ for kind in kinds),
+            found=type(value).__name__,
+        )
+    return value
 
 
 def _added_token(value: object, field: str, *, special: bool) -> AddedToken:

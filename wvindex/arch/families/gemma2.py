@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wvindex.arch.config import LayerType, ModelConfig
-from wvindex.arch.family import Family, HubForm, RawMetadata, decoder_config, stated_layer_types
+from wvindex.arch.family import Family, HubForm, RawMetadata, decoder_config, layer_count, stated_layer_types
 from wvindex.arch.fields import Fields
 
 DEFAULTS = {
@@ -33,7 +33,7 @@ def gemma_config(f: Fields, family: str, layer_types: tuple[LayerType, ...]) -> 
 
 def _config(f: Fields) -> ModelConfig:
     f = f.with_defaults(DEFAULTS)
-    layers = f.integer("num_hidden_layers")
+    layers = layer_count(f)
     kinds: tuple[LayerType, ...] = tuple(
         "full_attention" if i % 2 else "sliding_attention" for i in range(layers)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wvindex.arch.config import LayerType, ModelConfig
 from wvindex.arch.families.gemma2 import gemma_config, query_scalar
-from wvindex.arch.family import Family, HubForm, RawMetadata, stated_layer_types
+from wvindex.arch.family import Family, HubForm, RawMetadata, layer_count, stated_layer_types
 from wvindex.arch.fields import Fields
 
 # The family's configuration class: multimodal checkpoints leave out what equals its defaults.
@@ -29,7 +29,7 @@ THETA = {"full_attention": 1_000_000.0, "sliding_attention": 10_000.0}
 
 def _config(f: Fields) -> ModelConfig:
     f = f.with_defaults(DEFAULTS)
-    layers, pattern = f.integer("num_hidden_layers"), f.integer("sliding_window_pattern")
+    layers, pattern = layer_count(f), f.integer("sliding_window_pattern")
     kinds: tuple[LayerType, ...] = tuple(
         "sliding_attention" if (i + 1) % max(pattern, 1) else "full_attention" for i in range(layers)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wvindex.arch.config import ModelConfig
-from wvindex.arch.family import Family, decoder_config
+from wvindex.arch.family import Family, decoder_config, layer_count
 from wvindex.arch.fields import Fields
 from wvindex.arch.mla_geometry import mla, mla_gguf_fields, mla_overrides
 
@@ -19,7 +19,7 @@ def _config(f: Fields) -> ModelConfig:
         f,
         "minicpm3",
         embedding_multiplier=f.number("scale_emb"),
-        residual_multiplier=f.number("scale_depth") / f.integer("num_hidden_layers") ** 0.5,
+        residual_multiplier=f.number("scale_depth") / max(layer_count(f), 1) ** 0.5,
         logits_multiplier=f.number("dim_model_base") / hidden,
         **mla_overrides(f, mla(f, interleaved_rope=False)),
     )

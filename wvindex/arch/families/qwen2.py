@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from wvindex.arch.config import LayerType, ModelConfig
-from wvindex.arch.family import Family, decoder_config, stated_layer_types
+from wvindex.arch.family import Family, decoder_config, layer_count, stated_layer_types
 from wvindex.arch.fields import Fields
 
 
 def qwen_layer_types(f: Fields) -> tuple[LayerType, ...]:
     """Qwen's rule: with ``use_sliding_window``, the layers from ``max_window_layers`` on slide."""
-    layers = f.integer("num_hidden_layers")
+    layers = layer_count(f)
     if f.raw.get("layer_types") is not None or not f.flag("use_sliding_window", False):
         return stated_layer_types(f, layers)
     first = f.integer("max_window_layers", layers)
