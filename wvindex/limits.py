@@ -45,3 +45,13 @@ MAX_ESCAPED_NAME: Final = 240
 
 MAX_LAYERS: Final = 4096
 """Layers of a model: bounds the tables that are made for each layer."""
+
+MAX_TEXT_CHARS: Final = 1 << 22
+"""Characters of one text: about a million tokens, beyond any model's context. Bounds the time that a
+pre-tokenizer's regular expression can take, which for some is quadratic in runs of white space."""
+
+MAX_TOKEN_ID: Final = (1 << 32) - 1
+"""The `tokenizers` library holds ids in 32 bits."""
+
+MAX_TOKEN_BYTES: Final = 1 << 10
+"""Bytes of one token: real ones have at most some hundreds. Bounds the splits of a SentencePiece piece."""

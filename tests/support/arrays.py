@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from wvindex.arch.config import ModelConfig
 from wvindex.formats.arrays import ArraySpec
-from wvindex.formats.encodings import ENCODINGS, Encoding, with_scale_block
+from wvindex.formats.encodings import ENCODINGS, with_scale_block
 from wvindex.sources.base import FileFingerprint
 from wvindex.store.catalog import Catalog, LedgerEntry
 from wvindex.store.writer import StoreWriter

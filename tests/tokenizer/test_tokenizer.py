@@ -20,8 +20,8 @@ from tests.support.tokenizers_under_test import (
     sentencepiece_fields,
 )
 from wvindex.errors import UnsupportedTokenizer, UsageError
+from wvindex.limits import MAX_TEXT_CHARS
 from wvindex.tokenizer.pretokenizers import PRE_TOKENIZERS
-from wvindex.tokenizer.tokenizer import MAX_TEXT_CHARS
 
 BYTE_LEVEL = golden("byte_level")
 ROUND_TRIP = {

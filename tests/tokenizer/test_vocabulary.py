@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.tokenizers_under_test import byte_level_fields, from_gguf_fields, sentencepiece_fields
 from wvindex.errors import LimitExceeded, MetadataError
-from wvindex.tokenizer.vocabulary import MAX_TOKEN_BYTES
+from wvindex.limits import MAX_TOKEN_BYTES
 
 TOKENS = byte_level_fields()["tokens"]
 TYPES = byte_level_fields()["token_type"]

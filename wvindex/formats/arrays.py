@@ -58,7 +58,7 @@ class ArraySpec:
     sources : tuple of str
         Source tensors, in the order in which their rows stand here.
     transforms : tuple of str
-        What was done, in order: ``split``, ``permute``, ``stack``, ``cast``, ``subtract_one``, ``absorb_mla``, ...
+        What was done, in order: ``split``, ``permute``, ``stack``, ``cast``, ``absorb_mla``, ...
     aliases : tuple of str
         Other names that this whole array answers to.
     part_aliases : tuple of str

@@ -109,13 +109,15 @@ def chunk_rows(spec: ArraySpec, target_bytes: int = TARGET_CHUNK_BYTES) -> int:
     Rows of one scale block are never parted.
     """
     axis = chunk_axis(spec)
+    if 0 in spec.shape:
+        return max(math.prod(spec.shape[axis:-1]), 1)
     steps = spec.shape[axis] if len(spec.shape) > 1 else 1
     inner_rows = math.prod(spec.shape[axis + 1 : -1])
     scale_rows = spec.encoding.scale_block[0] if spec.encoding.scale_block else 1
     ideal = target_bytes // max(inner_rows * spec.row_bytes, 1)
     ideal = max(ideal // scale_rows, 1) * scale_rows
     if steps <= ideal:
-        return max(steps * inner_rows, 1)
+        return steps * inner_rows
     half = -(-ideal // (2 * scale_rows)) * scale_rows
     divisors = [
         n
@@ -173,7 +175,7 @@ class ChunkGrid:
         if len(full) < 2:
             return full
         along = self.rows // max(math.prod(self.spec.shape[self.axis + 1 : -1]), 1)
-        return (1,) * self.axis + (along,) + full[self.axis + 1 :]
+        return (1,) * self.axis + (max(along, 1),) + full[self.axis + 1 :]
 
     def name(self, index: int) -> str:
         """Give the path of chunk `index` below its array, in Zarr's default key encoding: ``c/7/0/0``."""

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from wvindex.errors import UnsupportedTokenizer, UsageError
+from wvindex.limits import MAX_TEXT_CHARS, MAX_TOKEN_ID
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
-
-MAX_TEXT_CHARS: Final = 1 << 22
-"""Characters of one text: about a million tokens, beyond any model's context. Bounds the time that a
-pre-tokenizer's regular expression can take, which for some is quadratic in runs of white space."""
-
-MAX_TOKEN_ID: Final = (1 << 32) - 1
-"""The `tokenizers` library holds ids in 32 bits."""
 
 Result = TypeVar("Result")
 

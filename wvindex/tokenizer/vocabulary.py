@@ -12,10 +12,9 @@ from enum import IntEnum
 from typing import Any, Final, TypeVar
 
 from wvindex.errors import LimitExceeded, MetadataError
+from wvindex.limits import MAX_TOKEN_BYTES
 
 PREFIX: Final = "tokenizer.ggml."
-MAX_TOKEN_BYTES: Final = 1 << 10
-"""Bytes of one token: real ones have at most some hundreds. Bounds the splits of a SentencePiece piece."""
 
 Kind = TypeVar("Kind")
 
