@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from wvindex._version import __version__
@@ -50,3 +51,9 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
+
+
+if "zarr" in sys.modules:  # zarr-python 3.1 ignores the entry points that register data types from 3.4 on
+    from wvindex.formats.dtypes import register_data_types
+
+    register_data_types()

@@ -23,7 +23,9 @@ from wvindex.store.entries import ArrayRecord
 from wvindex.store.metadata import dumps
 from wvindex.store.reader import open_catalog
 
-SCHEMA: dict[str, Any] = json.loads((Path(__file__).parents[2] / "schemas" / "catalog.schema.json").read_text())
+SCHEMA: dict[str, Any] = json.loads(
+    (Path(__file__).parents[2] / "schemas" / "catalog.schema.json").read_text()
+)
 
 FULL_CONFIG = replace(
     CONFIG,
@@ -33,15 +35,19 @@ FULL_CONFIG = replace(
     mla=MLA(q_lora_rank=None, kv_lora_rank=8, qk_nope_head_dim=4, qk_rope_head_dim=4, v_head_dim=4),
     eos_token_ids=(1, 2),
     rms_norm_eps=1e-5,
-)  # fmt: skip
+)
 
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Catalog:
     scale = RowScale(weight="model.layers.0.w.weight", rows=(0, 3), eps=1e-6, head_slice=(0, 4))
     arrays = [
-        memory_array("model.layers.0.w.weight", (12, 64), "F32", heads=Heads(axis=0, count=3), row_scale=scale),
-        memory_array("lm_head.weight", (12, 256), "Q4_K", aliases=("output.weight",), transforms=("permute",)),
+        memory_array(
+            "model.layers.0.w.weight", (12, 64), "F32", heads=Heads(axis=0, count=3), row_scale=scale
+        ),
+        memory_array(
+            "lm_head.weight", (12, 256), "Q4_K", aliases=("output.weight",), transforms=("permute",)
+        ),
         memory_array("odd/Name", (2, 5, 30), "FP8", mapped=False, mtp=True, part_aliases=("a", "b")),
         memory_array("scalar", (), "BF16"),
         memory_array("empty", (0, 5), "F16"),
@@ -134,7 +140,7 @@ def test_a_contradiction_is_named(catalog: Catalog, place: str, value: Any, fiel
 def test_a_missing_field_is_named(catalog: Catalog) -> None:
     document = as_json(catalog)
     del document["ledger"]
-    with pytest.raises(CatalogError, match="ledger.*nothing"):
+    with pytest.raises(CatalogError, match=r"ledger.*nothing"):
         Catalog.from_json(document)
 
 
@@ -143,7 +149,9 @@ def test_a_newer_format_is_refused_before_anything_else() -> None:
         Catalog.from_json({"format": 2, "whatever": None})
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{", b'{"format": 1, "format": 1}', b'{"format": NaN}', b"[" * 9999, b"\xff"])
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{", b'{"format": 1, "format": 1}', b'{"format": NaN}', b"[" * 9999, b"\xff"]
+)
 def test_other_bytes_are_no_catalog(data: bytes) -> None:
     with pytest.raises(CatalogError, match=r"here/catalog\.json"):
         parse_catalog(data, file="here/catalog.json")

@@ -59,7 +59,7 @@ def memory_array(key: str, shape: tuple[int, ...], encoding: str, seed: int = 0,
     if table.scale_block is not None:
         return _scaled(array, rng)
     raw = _plain(array, rng) if table.is_plain else _packed(array, rng)
-    values = _decode_packed(raw, array) if not table.is_plain else raw.view(table.dtype).reshape(shape)
+    values = raw.view(table.logical_dtype).reshape(shape) if table.is_plain else _decode_packed(raw, array)
     return MemoryArray(array, raw, np.empty((0, 0), np.float32), values)
 
 
@@ -141,7 +141,12 @@ def catalog_of(entries: Mapping[str, Any], **changes: Any) -> Catalog:
 
 
 def write_store(
-    path: Path, arrays: Iterable[MemoryArray], *, chunk_bytes: int = 256, workspace: int = 1 << 20, **catalog: Any
+    path: Path,
+    arrays: Iterable[MemoryArray],
+    *,
+    chunk_bytes: int = 256,
+    workspace: int = 1 << 20,
+    **catalog: Any,
 ) -> Path:
     """Write a finished store of `arrays`."""
     with StoreWriter(path, chunk_bytes=chunk_bytes) as writer:
@@ -158,4 +163,3 @@ def same(found: Any, expected: Any) -> bool:
     if found.dtype.kind in "bi":
         return bool(np.array_equal(found, expected))
     return bool(np.array_equal(found.astype(np.float64), expected.astype(np.float64), equal_nan=True))
-

@@ -151,7 +151,7 @@ def moe(f: Fields, *experts: str, width: str = "moe_intermediate_size", **specia
 
 def layer_count(f: Fields) -> int:
     """Read ``num_hidden_layers``, bounded, for tables are made with an entry a layer."""
-    layers = f.integer("num_hidden_layers")
+    layers = _positive(f, "num_hidden_layers")
     if layers > MAX_LAYERS:
         raise f.error("num_hidden_layers", f"at most {MAX_LAYERS}", layers)
     return layers

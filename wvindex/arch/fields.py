@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from wvindex.errors import MetadataError
 from wvindex.limits import MAX_ELEMENTS
@@ -61,9 +61,16 @@ class Fields:
         value = self.raw.get(name)
         if value is None and default is not None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not _is_finite(value):
             raise self.error(name, "a finite number", "nothing" if value is None else value)
         return float(value)
+
+    def positive(self, name: str, default: float | None = None) -> float:
+        """Read a finite number above zero; required where there is no default."""
+        value = self.number(name, default)
+        if value <= 0:
+            raise self.error(name, "a positive number", value)
+        return value
 
     def number_or_none(self, name: str) -> float | None:
         """Read a finite number, if there is one."""
@@ -90,9 +97,7 @@ class Fields:
     def numbers(self, name: str) -> tuple[float, ...]:
         """Read a list of finite numbers."""
         value = self.raw.get(name)
-        if not isinstance(value, list | tuple) or not all(
-            isinstance(x, int | float) and math.isfinite(x) for x in value
-        ):
+        if not isinstance(value, list | tuple) or not all(map(_is_finite, value)):
             raise self.error(name, "a list of numbers", value)
         return tuple(float(x) for x in value)
 
@@ -109,3 +114,13 @@ class Fields:
         """Give the same object with `defaults` where a field is missing or null."""
         given = {name: value for name, value in self.raw.items() if value is not None}
         return Fields({**defaults, **given}, self.file, self.where)
+
+
+def _is_finite(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a number that a float holds; JSON's integers may be too large for one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

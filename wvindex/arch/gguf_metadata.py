@@ -80,7 +80,7 @@ def hub_form(source: Source, metadata: Mapping[str, Any]) -> HubForm:
     hub["tie_word_embeddings"] = not metadata["has_output"]
     hub["bos_token_id"] = metadata.get("tokenizer.ggml.bos_token_id")
     ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]
-    hub["eos_token_id"] = [end for end in dict.fromkeys(ends) if end is not None]
+    hub["eos_token_id"] = list(dict.fromkeys(end for end in ends if isinstance(end, int)))
     for info in source.tensors():
         if info.name == "token_embd.weight" and info.shape:
             hub["vocab_size"] = info.shape[0]
@@ -100,9 +100,8 @@ def _add_rope(hub: HubForm, source: Source, metadata: Mapping[str, Any]) -> None
         if "context_length" in metadata:  # as llama.cpp takes it where the file does not say
             scaling.setdefault("original_max_position_embeddings", metadata["context_length"])
     else:
-        scaling["rope_type"] = {"none": "default"}.get(
-            kind := metadata.get("rope.scaling.type", "default"), kind
-        )
+        kind = metadata.get("rope.scaling.type", "default")
+        scaling["rope_type"] = "default" if kind == "none" else kind
     hub["rope_scaling"] = scaling | tensors
     rotary, width = metadata.get("rope.dimension_count"), hub.get("head_dim")
     if isinstance(hub.get("hidden_size"), int) and isinstance(hub.get("num_attention_heads"), int):
@@ -161,5 +160,7 @@ def _uniform(value: Any, key: str, file: Path) -> Any:
 
 def _shortest(value: Any) -> Any:
     if isinstance(value, float):
-        return float(str(np.float32(value))) if np.float32(value) == value else value
+        with np.errstate(over="ignore"):
+            single = np.float32(value)
+        return float(str(single)) if float(single) == value else value
     return [_shortest(item) for item in value] if isinstance(value, list) else value

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from wvindex.arch.config import MLA
 from wvindex.arch.family import HubForm, RawMetadata
 from wvindex.arch.fields import Fields
-from wvindex.arch.rope import rope_fields, yarn_mscale
+from wvindex.arch.rope import rope_fields, yarn_mscale, yarn_mscale_field
 
 RANKS_AND_DIMS = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 
@@ -38,13 +39,17 @@ def mla(f: Fields, *, interleaved_rope: bool = True) -> MLA:
 def mla_overrides(f: Fields, geometry: MLA) -> dict[str, Any]:
     """Give the fields of ModelConfig that follow from the geometry, for `decoder_config`."""
     head_dim = geometry.qk_nope_head_dim + geometry.qk_rope_head_dim
+    temperature = _temperature(f)
+    scale = head_dim**-0.5 * temperature * temperature
+    if not scale < math.inf:
+        raise f.error("rope_scaling.mscale_all_dim", "a finite softmax scale", scale)
     return {
         "mla": geometry,
         "head_dim": head_dim,
         "v_head_dim": geometry.v_head_dim,
         "rope_head_dim": geometry.qk_rope_head_dim,
         "num_key_value_heads": f.integer("num_attention_heads"),
-        "attention_scale": head_dim**-0.5 * _temperature(f) ** 2,
+        "attention_scale": scale,
         "attention_form": "factored",
     }
 
@@ -52,10 +57,10 @@ def mla_overrides(f: Fields, geometry: MLA) -> dict[str, Any]:
 def _temperature(f: Fields) -> float:
     """DeepSeek's mscale: YaRN's temperature, applied to the softmax scale twice (once for q, once for k)."""
     parameters = rope_fields(f, "full_attention")
-    all_dim = parameters.number("mscale_all_dim", 0.0)
+    all_dim = yarn_mscale_field(parameters, "mscale_all_dim")
     if parameters.text("rope_type", "default") == "default" or not all_dim:
         return 1.0
-    return yarn_mscale(parameters.number("factor", 1.0), all_dim)
+    return yarn_mscale(parameters.positive("factor", 1.0), all_dim)
 
 
 def mla_gguf_fields(hub: HubForm, metadata: RawMetadata) -> None:
@@ -80,4 +85,7 @@ def mla_gguf_fields(hub: HubForm, metadata: RawMetadata) -> None:
         # llama.cpp cancels YaRN's factor on cos and sin for this architecture, and keeps
         # 0.1 * mscale_all_dim as the "log multiplier"; every published model has mscale = mscale_all_dim.
         scaling["attention_factor"] = 1.0
-        scaling["mscale_all_dim"] = round(metadata.get("rope.scaling.yarn_log_multiplier", 0.0) * 10, 6)
+        multiplier = metadata.get("rope.scaling.yarn_log_multiplier", 0.0)
+        scaling["mscale_all_dim"] = (
+            round(multiplier * 10, 6) if isinstance(multiplier, float) else multiplier  # refused if no number
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -152,7 +153,7 @@ def _permuted_heads(module: str, family: Family, config: ModelConfig) -> int | N
 
 
 def _split_rows(info: TensorInfo, targets: tuple[str, ...], config: ModelConfig) -> list[tuple[int, int]]:
-    total = info.shape[-2] if len(info.shape) > 1 else info.shape[0]
+    total = info.shape[-2] if len(info.shape) > 1 else math.prod(info.shape)
     if len(targets) == 2:
         sizes = [total // 2] * 2
     else:

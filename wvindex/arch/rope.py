@@ -19,6 +19,9 @@ from wvindex.arch.fields import Fields
 
 Frequencies = NDArray[np.float64]
 
+MAX_ROTARY_DIM: Final = 1 << 16
+"""Rotated dimensions of a head: real ones have some hundred; this bounds the tables of frequencies."""
+
 
 def rope_fields(config: Fields, layer_type: str | None = None) -> Fields:
     """Give one flat parameter object for a layer type, whichever form the configuration has.
@@ -33,7 +36,7 @@ def rope_fields(config: Fields, layer_type: str | None = None) -> Fields:
         nested = nested.child(layer_type)
     if nested is None:
         return Fields({"rope_type": "default", **given}, config.file)
-    rope_type = nested.raw.get("rope_type", nested.raw.get("type", "default"))
+    rope_type = nested.raw.get("rope_type") or nested.raw.get("type") or "default"
     own = {name: value for name, value in nested.raw.items() if value is not None}
     return Fields({**given, **own, "rope_type": rope_type}, config.file, nested.where)
 
@@ -58,17 +61,23 @@ def rope(parameters: Fields, *, head_dim: int, max_positions: int | None, theta:
         If the type is unknown to the formulas, or a parameter is missing or impossible.
     """
     rope_type = parameters.text("rope_type", "default")
-    base = parameters.number("rope_theta", theta)
-    rotary_dim = int(head_dim * parameters.number("partial_rotary_factor", 1.0) + 1e-6)
-    if rotary_dim < 2 or rotary_dim % 2 or rotary_dim > head_dim:
-        raise parameters.error("partial_rotary_factor", f"an even part of {head_dim} dimensions", rotary_dim)
-    if base <= 0:
-        raise parameters.error("rope_theta", "a positive number", base)
-    plain = base ** -(np.arange(0, rotary_dim, 2, dtype=np.float64) / rotary_dim)
+    base = parameters.positive("rope_theta", theta)
+    fraction = parameters.positive("partial_rotary_factor", 1.0)
+    rotary_dim = int(head_dim * min(fraction, 2.0) + 1e-6)
+    if rotary_dim < 2 or rotary_dim % 2 or rotary_dim > min(head_dim, MAX_ROTARY_DIM):
+        expected = f"an even part of {head_dim} dimensions, at most {MAX_ROTARY_DIM}"
+        raise parameters.error("partial_rotary_factor", expected, rotary_dim)
     build = _TYPES.get(rope_type)
     if build is None:
         raise parameters.error("rope_type", f"one of {', '.join(_TYPES)}", rope_type)
-    return build(parameters, plain, base, max_positions)
+    with np.errstate(all="ignore"):  # what is not finite is refused below
+        plain = base ** -(np.arange(0, rotary_dim, 2, dtype=np.float64) / rotary_dim)
+        made = build(parameters, plain, base, max_positions)
+    if not np.isfinite([*made.inv_freq, *(made.long_inv_freq or ())]).all():
+        raise parameters.error("rope_type", "parameters that give finite frequencies", rope_type)
+    if not 0 < made.attention_factor < math.inf:
+        raise parameters.error("attention_factor", "a positive number", made.attention_factor)
+    return made
 
 
 def _rope(
@@ -100,31 +109,35 @@ def _default(parameters: Fields, plain: Frequencies, theta: float, max_positions
 
 
 def _linear(parameters: Fields, plain: Frequencies, theta: float, max_positions: int | None) -> Rope:
-    return _rope(parameters, theta, plain / _positive(parameters, "factor"))
+    return _rope(parameters, theta, plain / parameters.positive("factor"))
 
 
 def _llama3(parameters: Fields, plain: Frequencies, theta: float, max_positions: int | None) -> Rope:
-    factor = _positive(parameters, "factor")
-    low, high = _positive(parameters, "low_freq_factor"), _positive(parameters, "high_freq_factor")
-    original = parameters.integer("original_max_position_embeddings")
+    factor = parameters.positive("factor")
+    low, high = parameters.positive("low_freq_factor"), parameters.positive("high_freq_factor")
+    original = _original_positions(parameters)
     turns = original * plain / (2 * math.pi)  # how often each dimension turns within the original context
     smooth = np.clip((turns - low) / (high - low), 0.0, 1.0) if high != low else (turns > high).astype(float)
     return _rope(parameters, theta, (1 - smooth) * plain / factor + smooth * plain)
 
 
 def _yarn(parameters: Fields, plain: Frequencies, theta: float, max_positions: int | None) -> Rope:
-    original = parameters.integer("original_max_position_embeddings")
+    original = _original_positions(parameters)
     factor = _context_factor(parameters, original, max_positions)
     rotary_dim = 2 * plain.size
 
-    def dimension(turns: float) -> float:
-        """Give the (fractional) pair of dimensions that turns so often within the original context."""
-        return rotary_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+    if theta == 1:
+        raise parameters.error("rope_theta", "another base than 1 for YaRN", theta)
 
-    low, high = (
-        dimension(parameters.number("beta_fast", 32.0)),
-        dimension(parameters.number("beta_slow", 1.0)),
-    )
+    def dimension(name: str, default: float) -> float:
+        """Give the (fractional) pair of dimensions that turns so often within the original context."""
+        turns = parameters.positive(name, default)
+        ratio = original / (turns * 2 * math.pi)
+        if not 0 < ratio < math.inf:
+            raise parameters.error(name, f"how often a dimension turns within {original} positions", turns)
+        return rotary_dim * math.log(ratio) / (2 * math.log(theta))
+
+    low, high = dimension("beta_fast", 32.0), dimension("beta_slow", 1.0)
     if parameters.flag("truncate", True):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, rotary_dim - 1)
@@ -137,10 +150,18 @@ def _yarn_attention_factor(parameters: Fields, factor: float) -> float:
     given = parameters.number_or_none("attention_factor")
     if given is not None:
         return given
-    mscale, all_dim = parameters.number("mscale", 0.0), parameters.number("mscale_all_dim", 0.0)
+    mscale, all_dim = (yarn_mscale_field(parameters, name) for name in ("mscale", "mscale_all_dim"))
     if mscale and all_dim:
         return yarn_mscale(factor, mscale) / yarn_mscale(factor, all_dim)
     return yarn_mscale(factor, 1.0)
+
+
+def yarn_mscale_field(parameters: Fields, name: str) -> float:
+    """Read ``mscale`` or ``mscale_all_dim``; 0 where it is missing."""
+    value = parameters.number(name, 0.0)
+    if value < 0:
+        raise parameters.error(name, "a number from 0", value)
+    return value
 
 
 def yarn_mscale(factor: float, mscale: float) -> float:
@@ -149,7 +170,7 @@ def yarn_mscale(factor: float, mscale: float) -> float:
 
 
 def _longrope(parameters: Fields, plain: Frequencies, theta: float, max_positions: int | None) -> Rope:
-    original = parameters.integer("original_max_position_embeddings")
+    original = _original_positions(parameters)
     factor = _context_factor(parameters, original, max_positions)
     attention_factor = parameters.number_or_none("attention_factor")
     if attention_factor is None:
@@ -172,19 +193,19 @@ def _divided(parameters: Fields, plain: Frequencies, name: str) -> Frequencies:
     return plain / factors
 
 
+def _original_positions(parameters: Fields) -> int:
+    original = parameters.integer("original_max_position_embeddings")
+    if original < 2:
+        raise parameters.error("original_max_position_embeddings", "more than 1 position", original)
+    return original
+
+
 def _context_factor(parameters: Fields, original: int, max_positions: int | None) -> float:
     if "factor" in parameters:
-        return _positive(parameters, "factor")
-    if not max_positions or not original:
+        return parameters.positive("factor")
+    if not max_positions:
         raise parameters.error("factor", "a factor, or max_position_embeddings to derive it", "neither")
     return max_positions / original
-
-
-def _positive(parameters: Fields, name: str) -> float:
-    value = parameters.number(name)
-    if value <= 0:
-        raise parameters.error(name, "a positive number", value)
-    return value
 
 
 _TYPES: Final[dict[str, Callable[[Fields, Frequencies, float, int | None], Rope]]] = {

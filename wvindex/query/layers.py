@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from typing import overload
+from typing import Any, overload
 
 from wvindex.errors import SelectionError
 from wvindex.query.lazy import Tensor
@@ -31,7 +31,7 @@ class Namespace:
         self._prefix = prefix
         self._keys = tuple(keys)
 
-    def __getattr__(self, name: str) -> Tensor | Namespace:
+    def __getattr__(self, name: str) -> Any:
         """Give a tensor, or a narrower namespace."""
         path = f"{self._prefix}.{name}"
         for key in (f"{path}.weight", path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 from wvindex.formats.arrays import ArraySpec
@@ -56,4 +57,5 @@ def _fill_value(spec: ArraySpec) -> bool | int | float:
 
 
 def _attributes(spec: ArraySpec) -> dict[str, Any]:
-    return {"key": spec.key, "encoding": spec.encoding.name, "exactness": spec.exactness}
+    attributes = {"key": spec.key, "encoding": spec.encoding.name, "exactness": spec.exactness}
+    return attributes | ({"row_scale": asdict(spec.row_scale)} if spec.row_scale else {})

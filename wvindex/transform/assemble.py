@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from wvindex.arch.config import ModelConfig
@@ -86,6 +86,7 @@ def assemble(
     """
     _, role = split_layer(key)
     module = role.rpartition(".")[0]
+    target = replace(target, contributions=sorted(target.contributions, key=_expert))
     if target.made is not None:
         rows, shape, exactness, transform = target.made
         pieces = _Pieces([rows], shape, (transform,))
@@ -110,6 +111,12 @@ def assemble(
         mtp=is_mtp(layer, config),
     )
     return spec, rows
+
+
+def _expert(contribution: Contribution) -> int:
+    """Order by which experts' parts stand in a stack, whatever order the file has."""
+    placement = contribution.placement
+    return placement.expert if placement is not None and placement.expert is not None else 0
 
 
 def aliases(key: str, names: Sequence[str], family: Family | None, *, whole: bool) -> tuple[str, ...]:
@@ -182,7 +189,7 @@ def _single(source: Source, contribution: Contribution) -> _Pieces:
 
 
 def _checked_rows(info: TensorInfo, n_heads: int) -> int:
-    rows = info.shape[0]
+    rows = info.shape[0] if info.shape else 1
     if len(info.shape) > 2 or rows % (2 * n_heads):
         raise MetadataError(
             "rows do not divide into heads of an even width",

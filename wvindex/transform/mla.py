@@ -34,6 +34,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wvindex.arch.config import MLA
+from wvindex.errors import MetadataError
 from wvindex.formats.arrays import RowScale
 from wvindex.transform.product import ArrayRows, Factor, Floats, ProductRows
 from wvindex.transform.rope import Order, half_split, in_each_head, rope_first
@@ -80,7 +81,7 @@ def absorb(
     q_a_bias: Floats | None = None,
     kv_a_bias: Floats | None = None,
 ) -> Absorbed:
-    """Absorb one layer held in memory. The formulas stand in this module's docstring.
+    """Absorb one layer held in memory, in float32. The formulas stand in this module's docstring.
 
     Parameters
     ----------
@@ -99,41 +100,79 @@ def absorb(
     Returns
     -------
     Absorbed
+
+    Raises
+    ------
+    MetadataError
+        If an array is missing, or has another shape than the geometry says; `field` names it.
     """
-    order = q_order(geometry, num_heads)
-    k_index, v_index = key_index(geometry, num_heads), value_index(geometry, num_heads)
-    rank = geometry.kv_lora_rank
-    turned = kv_a[rank:][tail_order(geometry)]
-
-    def product(left: Floats, gamma: Floats, index: Order, right: Floats, tail: Floats) -> Floats:
-        rows = ProductRows(
-            ArrayRows(left), index, lambda: gamma, lambda: Factor(right, tail), width=right.shape[1]
-        )
-        return decoded(rows, 0, rows.n_rows)
-
-    def bias(left: Floats, gamma: Floats, index: Order, vector: Floats, tail: Floats) -> Floats:
-        return product(left, gamma, index, vector[:, None], tail[:, None]).ravel()
-
-    none = np.empty((0, q_b.shape[1]), np.float32)
-    q, q_bias = q_b[order], None
-    if q_a is not None and q_a_norm is not None:
-        q = product(q_b, q_a_norm, order, q_a, none)
-        q_bias = bias(q_b, q_a_norm, order, q_a_bias, none[:, 0]) if q_a_bias is not None else None
-    k_bias = v_bias = None
-    if kv_a_bias is not None:
-        turned_bias = kv_a_bias[rank:][tail_order(geometry)]
-        k_bias = bias(kv_b, kv_a_norm, k_index, kv_a_bias[:rank], turned_bias)
-        v_bias = bias(kv_b, kv_a_norm, v_index, kv_a_bias[:rank], turned_bias)
+    g, hidden = geometry, np.shape(kv_a)[-1] if np.ndim(kv_a) else 0
+    rank, kv_rows = g.kv_lora_rank, g.kv_lora_rank + g.qk_rope_head_dim
+    kv_a, kv_a_norm = _float32("kv_a", kv_a, kv_rows, hidden), _float32("kv_a_norm", kv_a_norm, rank)
+    kv_b = _float32("kv_b", kv_b, num_heads * (g.qk_nope_head_dim + g.v_head_dim), rank)
+    kv_a_bias = _float32("kv_a_bias", kv_a_bias, kv_rows) if kv_a_bias is not None else None
+    turned = tail_order(g)
+    parts = {}
+    for letter, index in (("k", key_index(g, num_heads)), ("v", value_index(g, num_heads))):
+        parts[letter] = _product(kv_b, kv_a_norm, index, kv_a[:rank], kv_a[rank:][turned])
+        if kv_a_bias is not None:
+            column = kv_a_bias[:, None]
+            bias = _product(kv_b, kv_a_norm, index, column[:rank], column[rank:][turned])
+            parts[f"{letter}_bias"] = bias.ravel()
+    q, q_bias, q_a = _absorbed_queries(q_a, q_a_norm, q_b, q_a_bias, g, num_heads, hidden)
     return Absorbed(
         q=q,
-        k=product(kv_b, kv_a_norm, k_index, kv_a[:rank], turned),
-        v=product(kv_b, kv_a_norm, v_index, kv_a[:rank], turned),
+        k=parts["k"],
+        v=parts["v"],
         latent=np.concatenate([q_a, kv_a[:rank]]) if q_a is not None else kv_a[:rank],
         q_bias=q_bias,
-        k_bias=k_bias,
-        v_bias=v_bias,
+        k_bias=parts.get("k_bias"),
+        v_bias=parts.get("v_bias"),
         latent_bias=_latent_bias(q_a, q_a_bias, kv_a_bias, rank),
-        scales=row_scales(geometry, "latent"),
+        scales=row_scales(g, "latent"),
+    )
+
+
+def _absorbed_queries(
+    q_a: Floats | None,
+    q_a_norm: Floats | None,
+    q_b: Floats,
+    q_a_bias: Floats | None,
+    geometry: MLA,
+    num_heads: int,
+    hidden: int,
+) -> tuple[Floats, Floats | None, Floats | None]:
+    """Give the dense Q, its bias, and W_qa, the last two None where there are none."""
+    order, rank = q_order(geometry, num_heads), geometry.q_lora_rank
+    q_b = _float32("q_b", q_b, order.size, hidden if rank is None else rank)
+    if rank is None:
+        for name, array in (("q_a", q_a), ("q_a_norm", q_a_norm), ("q_a_bias", q_a_bias)):
+            if array is not None:
+                raise _does_not_fit(name, "nothing, for there is no q_lora_rank", array.shape)
+        return q_b[order], None, None
+    q_a, q_a_norm = _float32("q_a", q_a, rank, hidden), _float32("q_a_norm", q_a_norm, rank)
+    q = _product(q_b, q_a_norm, order, q_a, np.empty((0, hidden), np.float32))
+    if q_a_bias is None:
+        return q, None, q_a
+    column = _float32("q_a_bias", q_a_bias, rank)[:, None]
+    return q, _product(q_b, q_a_norm, order, column, column[:0]).ravel(), q_a
+
+
+def _product(left: Floats, gamma: Floats, index: Order, right: Floats, tail: Floats) -> Floats:
+    factor = Factor(right, tail)
+    rows = ProductRows(ArrayRows(left), index, lambda: gamma, lambda: factor, width=right.shape[1])
+    return decoded(rows, 0, rows.n_rows)
+
+
+def _float32(name: str, array: Floats | None, *shape: int) -> Floats:
+    if array is None or np.shape(array) != shape:
+        raise _does_not_fit(name, shape, "nothing" if array is None else np.shape(array))
+    return np.asarray(array, np.float32)
+
+
+def _does_not_fit(name: str, expected: object, found: object) -> MetadataError:
+    return MetadataError(
+        "an array of latent attention does not fit the geometry", field=name, expected=expected, found=found
     )
 
 
@@ -144,7 +183,7 @@ def _latent_bias(
         return None
     parts = [] if q_a is None else [q_a_bias if q_a_bias is not None else np.zeros(len(q_a), np.float32)]
     parts.append(kv_a_bias[:rank] if kv_a_bias is not None else np.zeros(rank, np.float32))
-    return np.concatenate(parts)
+    return np.concatenate(parts, dtype=np.float32)
 
 
 def row_scales(geometry: MLA, latent: str) -> dict[str, RowScale]:

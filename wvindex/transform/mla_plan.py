@@ -14,7 +14,7 @@ from wvindex.arch.family import Family
 from wvindex.arch.keys import layer_key
 from wvindex.errors import DuplicateName, MetadataError, TensorLayoutError
 from wvindex.formats.arrays import ArraySpec, Exactness, Heads, RowScale
-from wvindex.formats.encodings import F32, Encoding
+from wvindex.formats.encodings import BF16, F16, F32, Encoding
 from wvindex.sources.base import Source, TensorInfo
 from wvindex.transform.assemble import Contribution, Target, aliases, check_decodable, is_mtp, storage_for
 from wvindex.transform.combine import AsVector, Cast, Concat, JoinedVectors, Reordered, Slice, tensor_rows
@@ -166,7 +166,7 @@ def stitched_layer(context: MlaLayer) -> dict[str, Target]:
         return targets
     for role in (f"{_K_B}.weight", f"{_V_B}.weight"):
         del targets[context.key(role)]
-    same = encodings[0] == encodings[1] and encodings[0].is_plain
+    same = encodings[0] == encodings[1] and encodings[0] in (F32, F16, BF16)
     encoding = encodings[0] if same else F32
     g, heads = context.geometry, context.num_heads
     parts: list[Rows] = []
@@ -183,11 +183,42 @@ def stitched_layer(context: MlaLayer) -> dict[str, Target]:
 
 
 def absorb_layer(context: MlaLayer) -> Iterator[Planned]:
-    """Give the arrays of the dense form, with their rows, the memory that each holds, and what it used."""
+    """Give the arrays of the dense form, with their rows, the memory that each holds, and what it used.
+
+    Raises
+    ------
+    MetadataError
+        If a factor is missing, has another shape than the geometry says, or has a bias that goes nowhere.
+    """
+    _check_biases(context)
     scales = row_scales(context.geometry, context.key(f"{LATENT}.weight"))
     yield from _queries(context, scales.get("q"))
     yield from _keys_and_values(context, scales)
     yield from _latent(context)
+
+
+def unabsorbed(context: MlaLayer, dense: Sequence[Planned]) -> dict[str, Target]:
+    """Give what the dense form did not use, by key: a joined ``kv_b_proj`` beside its split parts."""
+    used = {contribution.info.name for *_, taken in dense for contribution in taken}
+    return {
+        context.key(role): target
+        for role, target in context.targets.items()
+        if not used.issuperset(contribution.info.name for contribution in target.contributions)
+    }
+
+
+def _check_biases(context: MlaLayer) -> None:
+    down = _Q if context.geometry.q_lora_rank is None else _Q_A
+    for role, target in context.targets.items():
+        if role.endswith(".bias") and role not in {f"{down}.bias", f"{_KV_A}.bias"}:
+            info = target.contributions[0].info
+            raise MetadataError(
+                "a bias of latent attention that absorption does not know",
+                file=info.file,
+                tensor=info.name,
+                expected=f"biases of {down} and {_KV_A} alone",
+                found=context.key(role),
+            )
 
 
 def _queries(context: MlaLayer, scale: RowScale | None) -> Iterator[Planned]:

@@ -19,7 +19,7 @@ from wvindex.formats.ledger import LedgerEntry
 from wvindex.sizes import format_size
 from wvindex.sources.base import Source, TensorInfo
 from wvindex.transform.assemble import Contribution, Target, assemble
-from wvindex.transform.mla_plan import FACTORS, MlaLayer, absorb_layer, stitched_layer
+from wvindex.transform.mla_plan import FACTORS, MlaLayer, absorb_layer, stitched_layer, unabsorbed
 from wvindex.transform.product import LatestFactor
 from wvindex.transform.rows import Rows
 from wvindex.transform.scales import attach_scales
@@ -254,12 +254,12 @@ class _Planner:
             self.source, layer, factors, self.config, self.family, self.storage, self.absorbed, self.latest
         )
         try:
-            if mla != "absorb":
-                for key, target in stitched_layer(context).items():
-                    self._add(key, target)
-            if mla != "keep":
-                for spec, rows, fixed_bytes, used in absorb_layer(context):
-                    self._append(Operation(spec, rows, fixed_bytes), used)
+            dense = list(absorb_layer(context)) if mla != "keep" else []
+            kept = stitched_layer(context) if mla != "absorb" else unabsorbed(context, dense)
+            for key in (key for key in kept if key not in {spec.key for spec, *_ in dense}):
+                self._add(key, kept[key])  # a Q without factors is in the dense form alone
+            for spec, rows, fixed_bytes, used in dense:
+                self._append(Operation(spec, rows, fixed_bytes), used)
         except WvindexError as error:
             self.refusals.append(Refusal(layer_key(layer, "self_attn"), error))
 

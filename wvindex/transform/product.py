@@ -104,7 +104,7 @@ class ProductRows:
         """Work rows [start, stop); a span is cut from whole rows."""
         left, right = span or (0, self.encoding.row_bytes(self.width))
         cut = np.frombuffer(out, np.uint8).reshape(stop - start, right - left)
-        tile = max(1, TILE_BYTES // max(4 * self.width, 1))
+        tile = max(1, TILE_BYTES // (4 * max(self.width, self.left.row_values, 1)))
         for first in range(start, stop, tile):
             last = min(first + tile, stop)
             encoded = np.empty((last - first, self.width), self.encoding.dtype)

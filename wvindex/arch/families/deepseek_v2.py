@@ -55,7 +55,9 @@ def gating_is_sigmoid(metadata: RawMetadata) -> bool:
 
 def _gguf_fields(hub: HubForm, metadata: RawMetadata) -> None:
     mla_gguf_fields(hub, metadata)
-    hub["topk_method"] = "group_limited_greedy" if metadata.get("expert_group_count", 1) > 1 else "greedy"
+    groups = hub.get("n_group")
+    grouped = isinstance(groups, int) and groups > 1
+    hub["topk_method"] = "group_limited_greedy" if grouped else "greedy"
 
 
 FAMILY = Family(

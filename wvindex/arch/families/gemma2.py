@@ -22,7 +22,7 @@ def gemma_config(f: Fields, family: str, layer_types: tuple[LayerType, ...]) -> 
         f,
         family,
         layer_types=layer_types,
-        attention_scale=f.number("query_pre_attn_scalar") ** -0.5,
+        attention_scale=f.positive("query_pre_attn_scalar") ** -0.5,
         hidden_act=activation,
         attn_logit_softcapping=f.number_or_none("attn_logit_softcapping"),
         final_logit_softcapping=f.number_or_none("final_logit_softcapping"),
@@ -45,8 +45,9 @@ def query_scalar(hub: HubForm, metadata: RawMetadata, layers_of_27b: int) -> Non
 
     GGUF has no key for it; like llama.cpp, the 27B model is recognized by its number of layers.
     """
-    if metadata.get("block_count") == layers_of_27b:
-        hub["query_pre_attn_scalar"] = hub["hidden_size"] / hub["num_attention_heads"]
+    hidden, heads = hub.get("hidden_size"), hub.get("num_attention_heads")
+    if metadata.get("block_count") == layers_of_27b and isinstance(hidden, int) and isinstance(heads, int):
+        hub["query_pre_attn_scalar"] = hidden / max(heads, 1)
     else:
         hub["query_pre_attn_scalar"] = hub.get("head_dim", 256)
 

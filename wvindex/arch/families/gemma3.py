@@ -39,13 +39,10 @@ def _config(f: Fields) -> ModelConfig:
 
 def _rope_parameters(f: Fields) -> dict[str, object]:
     """Give transformers 5's nested form of the hub's: scaling is for the global layers alone."""
-    scaling = f.raw.get("rope_scaling") or {}
+    scaling = f.child("rope_scaling")
+    given = scaling.raw if scaling is not None else {"rope_type": "default"}
     return {
-        "full_attention": {
-            "rope_type": "default",
-            "rope_theta": f.number("rope_theta", THETA["full_attention"]),
-            **scaling,
-        },
+        "full_attention": {"rope_theta": f.number("rope_theta", THETA["full_attention"]), **given},
         "sliding_attention": {
             "rope_type": "default",
             "rope_theta": f.number("rope_local_base_freq", THETA["sliding_attention"]),

@@ -19,8 +19,8 @@ def _config(f: Fields) -> ModelConfig:
         f,
         "minicpm3",
         embedding_multiplier=f.number("scale_emb"),
-        residual_multiplier=f.number("scale_depth") / max(layer_count(f), 1) ** 0.5,
-        logits_multiplier=f.number("dim_model_base") / hidden,
+        residual_multiplier=f.number("scale_depth") / layer_count(f) ** 0.5,
+        logits_multiplier=f.number("dim_model_base") / max(hidden, 1),
         **mla_overrides(f, mla(f, interleaved_rope=False)),
     )
 

@@ -1,0 +1,199 @@
+"""The command line as a whole: it starts light, keeps data and messages apart, and its exit codes hold."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import click
+import numpy as np
+import pytest
+
+import wvindex
+from tests.support.cli import EXAMPLE, argv, environment, invoke, process, succeed
+from tests.support.safetensors_writer import write_weights
+from wvindex.cli import build, ls, plan, run
+from wvindex.cli.main import COMMANDS
+from wvindex.cli.options import MLA, STORAGE
+from wvindex.infer import Model
+from wvindex.transform.plan import STORAGE as STORAGE_ENCODINGS
+from wvindex.transform.plan import MlaForm
+
+HEAVY = {"numpy", "zarr", "numba", "gguf", "rich", "tokenizers", "ml_dtypes", "safetensors"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["build", "--help"], ["run", "-h"]])
+def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
+    start = (
+        "import atexit, sys; from wvindex.cli.main import main; "
+        f"atexit.register(lambda: print(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)); main()"
+    )
+    done = process(*arguments, start=start)
+    assert done.returncode == 0
+    assert done.stdout
+    assert done.stderr == "[]\n"
+
+
+def test_version_is_the_packages() -> None:
+    assert succeed("--version") == f"wvindex {wvindex.__version__}\n"
+
+
+def test_help_lists_every_command() -> None:
+    listed = succeed("--help").partition("Commands:")[2].split("\n")
+    assert [line.split()[0] for line in listed if line.strip()] == list(COMMANDS)
+
+
+def test_help_lines_are_whole_sentences() -> None:
+    assert "..." not in succeed("--help").partition("Commands:")[2]
+
+
+def test_installed_command_is_the_same_one() -> None:
+    installed = Path(sys.executable).with_name("wvindex")
+    done = subprocess.run([installed, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"wvindex {wvindex.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "kind"),
+    [
+        (["show", EXAMPLE, "no.such.tensor"], 2, "key-not-found"),
+        (["show", EXAMPLE, "output_norm.weight[999]"], 2, "selection"),
+        (["build", EXAMPLE, "--max-memory", "much"], 2, "usage"),
+        (["info", "/nowhere/to/be/found"], 3, "unreadable"),
+        (["info", Path(__file__)], 3, "unknown-format"),
+        (["run", EXAMPLE, "In the"], 4, "unsupported-model"),
+    ],
+)
+def test_what_goes_wrong_is_named_on_stderr(arguments: list[object], exit_code: int, kind: str) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == exit_code
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"error[{kind}]: ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["frob"], ["build"], ["plan", EXAMPLE, "--dtype", "int8"], ["ls", "-z"]])
+def test_a_wrong_call_exits_with_2(arguments: list[object]) -> None:
+    assert invoke(*arguments).exit_code == 2
+
+
+def test_errors_name_the_facts(tmp_path: Path) -> None:
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(EXAMPLE.read_bytes()[:1000])
+    result = invoke("info", cut)
+    assert result.exit_code == 3
+    assert str(cut) in result.stderr
+    assert "offset: " in result.stderr
+
+
+def test_names_from_a_file_cannot_drive_the_terminal(tmp_path: Path) -> None:
+    write_weights({"evil\x1b]0;title\x07\n[red]name": np.zeros((2, 2), np.float32)}, tmp_path)
+    for arguments in (["ls"], ["ls", "-l"], ["info"], ["plan", "--ledger"]):
+        printed = succeed(arguments[0], tmp_path, *arguments[1:])
+        assert "\x1b" not in printed
+        assert "\x07" not in printed
+        assert "[red]name" in printed or arguments == ["plan"]
+
+
+def test_output_and_messages_stay_apart(kjv: Path) -> None:
+    done = process("ls", kjv, "no such tensor")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "no tensor matches\n")
+
+
+def test_a_reader_that_has_enough_is_no_error(kjv: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        argv(["ls", kjv]), stdout=writing, stderr=subprocess.PIPE, env=environment(), check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_broken_pipe_ends_a_run_early(kjv: Path) -> None:
+    with subprocess.Popen(
+        argv(["run", kjv, "In the", "-n", "500"]),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.read(1)
+        running.stdout.close()
+        assert running.stderr.read() == b""
+    assert running.returncode == 0
+
+
+def test_an_interrupt_exits_with_130_and_leaves_nothing(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tensors = {f"weight.{i}": rng.standard_normal((1024, 1024), np.float32) for i in range(64)}
+    write_weights(tensors, tmp_path)
+    out = tmp_path / "out.zarr"
+    with subprocess.Popen(
+        argv(["build", tmp_path, "-o", out]),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        text=True,
+    ) as running:
+        while running.poll() is None and not list(tmp_path.glob("out.zarr.building/**/c*")):
+            time.sleep(0.002)
+        running.send_signal(signal.SIGINT)
+        printed, said = running.communicate(timeout=60)
+    assert (running.returncode, printed, said) == (130, "", "interrupted\n")
+    assert list(tmp_path.glob("out.zarr*")) == []
+
+
+def test_a_fault_of_ours_is_not_hidden(kjv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(ls, "emit_json", broken)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        invoke("ls", kjv, "--json")
+
+
+def test_what_stdout_cannot_encode_is_escaped(tmp_path: Path) -> None:
+    write_weights({"größe": np.zeros(2, np.float32)}, tmp_path)
+    done = subprocess.run(
+        argv(["ls", tmp_path]),
+        env=environment(PYTHONIOENCODING="ascii"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "gr\\xf6\\xdfe" in done.stdout
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in {"build", "completion"}])
+def test_every_reader_has_json(command: str, kjv: Path) -> None:
+    extra = {"show": ["model.norm.weight"], "run": ["In the", "-n", "1"]}.get(command, [])
+    source = EXAMPLE if command == "plan" else kjv
+    assert isinstance(json.loads(succeed(command, source, *extra, "--json")), dict)
+
+
+def test_options_are_named_like_the_librarys_parameters() -> None:
+    def options(command: click.Command) -> set[str]:
+        return {str(option.name) for option in command.params} - {"as_json"}
+
+    def parameters(function: Callable[..., object]) -> set[str]:
+        return set(inspect.signature(function).parameters)
+
+    assert options(plan.command) - {"ledger"} == parameters(wvindex.plan)
+    assert options(build.command) - {"dry_run", "quiet"} == parameters(wvindex.build) - {"progress"}
+    generate = parameters(Model.generate) - {"self"}
+    assert options(run.command) - {"path", "prompt", "top"} == generate | {"max_memory"}
+
+
+def test_choices_are_the_librarys() -> None:
+    assert tuple(STORAGE_ENCODINGS) == STORAGE
+    assert get_args(MlaForm) == MLA

@@ -1,0 +1,39 @@
+"""Checkpoints on disk and the stores built from them, each made once in a session."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import wvindex
+from tests.support.checkpoints import checkpoint
+from tests.support.gguf_metadata import MLAForm
+from tests.support.gguf_writer import write_gguf
+from tests.support.safetensors_writer import Experts, Form, write_safetensors
+
+
+class Stores:
+    """Makes files below `root` when they are first asked for; callers must not change them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._built: dict[tuple[Path, tuple[tuple[str, str], ...]], Path] = {}
+        self.safetensors = cache(self._safetensors)
+        self.gguf = cache(self._gguf)
+
+    def _safetensors(self, name: str, form: Form = "hub", experts: Experts = "each", shards: int = 1) -> Path:
+        directory = self.root / f"{name}-{form}-{experts}-{shards}"
+        return write_safetensors(checkpoint(name), directory, form=form, experts=experts, shards=shards)
+
+    def _gguf(self, name: str, mla: MLAForm = "split", dtype: str = "F32", shards: int = 1) -> Path:
+        path = self.root / f"{name}-{mla}-{dtype}.gguf"
+        return write_gguf(checkpoint(name), path, mla=mla, dtype=dtype, shards=shards)[0]
+
+    def build(self, source: Path, **options: Any) -> Path:
+        """Give the store of a checkpoint, built once for each choice of options."""
+        key = (source, tuple(sorted(options.items())))
+        if key not in self._built:
+            out = self.root / f"store-{len(self._built)}.zarr"
+            self._built[key] = wvindex.build(source, out, **options)
+        return self._built[key]

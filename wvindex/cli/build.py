@@ -1,0 +1,89 @@
+"""``wvindex build``: a checkpoint to a store."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from wvindex.cli.options import PATH, build_options, json_option, max_memory_option
+from wvindex.cli.output import emit_json, note
+from wvindex.cli.plan import print_plan
+from wvindex.cli.progress import build_progress
+from wvindex.sizes import format_size
+
+
+@click.command("build")
+@click.argument("source", type=PATH)
+@click.option(
+    "-o",
+    "--out",
+    type=PATH,
+    metavar="PATH",
+    help="The store; <stem>.zarr in the working directory if absent.",
+)
+@build_options
+@max_memory_option("1GiB", "Memory that the build may use")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace a store that stands there; nothing else is replaced."
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan, as `wvindex plan` does, and write nothing.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar, no notes.")
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    source: str,
+    out: str | None,
+    mla: str,
+    dtype: str,
+    absorbed_dtype: str,
+    max_memory: str,
+    overwrite: bool,
+    dry_run: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Build a store from SOURCE and print its path.
+
+    SOURCE is a GGUF or safetensors file, or a directory of them.
+    """
+    import wvindex as wv
+
+    if dry_run:
+        planned = wv.plan(source, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
+        print_plan(ctx, planned, ledger=False, as_json=as_json)
+        return
+    started = time.monotonic()
+    with build_progress(quiet=quiet) as progress:
+        path = wv.build(
+            source,
+            out,
+            mla=mla,
+            dtype=dtype,
+            absorbed_dtype=absorbed_dtype,
+            max_memory=max_memory,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    _report(path, time.monotonic() - started, quiet=quiet, as_json=as_json)
+
+
+def _report(path: Path, seconds: float, *, quiet: bool, as_json: bool) -> None:
+    """Print the path; on stderr, what is in the store and what is odd about it."""
+    import wvindex as wv
+    from wvindex.query.summary import summarize
+
+    with wv.open(path) as db:
+        summary = summarize(db)
+    if not quiet:
+        note(f"{summary.arrays} arrays, {format_size(summary.nbytes)}, in {seconds:.1f} s")
+        if summary.unmapped:
+            note(f"{len(summary.unmapped)} tensors have no standard key and keep their own names")
+        if summary.nonfinite:
+            note(f"{len(summary.nonfinite)} arrays hold NaN or infinity; `wvindex info` names them")
+    if as_json:
+        emit_json({"path": str(path), "arrays": summary.arrays, "nbytes": summary.nbytes})
+    else:
+        click.echo(str(path))  # as it is: scripts use it

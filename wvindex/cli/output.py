@@ -1,0 +1,139 @@
+"""What commands print: facts, tables and JSON on stdout, notes on stderr.
+
+On a terminal rich lays tables out to its width; elsewhere they are plain aligned text, a row a line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from wvindex.cli.errors import printable
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Row = Sequence[str]
+
+_GAP: Final = 2
+"""Spaces between columns."""
+
+_LEAST_ROOM: Final = 16
+"""Characters that the first column of a table has on any terminal."""
+
+
+def emit(text: str = "") -> None:
+    """Print text as data."""
+    click.echo(printable(text, keep="\n"))
+
+
+def emit_json(document: Mapping[str, Any]) -> None:
+    """Print one JSON document, with ``NaN``, ``Infinity`` and ``-Infinity`` as strings."""
+    click.echo(json.dumps(json_value(document), indent=2, allow_nan=False))
+
+
+def note(text: str) -> None:
+    """Tell the user something that is not data."""
+    click.echo(printable(text), err=True)
+
+
+def emit_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Print labels and values, one pair a line; an empty label carries the value above on."""
+    pairs = [(label, printable(value)) for label, value in facts]
+    if sys.stdout.isatty():
+        _print_rich(_rich_facts(pairs))
+        return
+    width = max((len(label) for label, _ in pairs), default=0)
+    for label, value in pairs:
+        click.echo(f"{label:<{width}}  {value}".rstrip())
+
+
+def emit_table(columns: Row, rows: Iterable[Row], *, right: Sequence[str] = ()) -> None:
+    """Print a table.
+
+    Parameters
+    ----------
+    columns : sequence of str
+        Titles. The first column may be folded where a terminal is narrow, the others are not.
+    rows : iterable of sequence of str
+    right : sequence of str
+        Titles of columns that are aligned to the right.
+    """
+    cells = [[printable(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _print_rich(_rich_table(columns, cells, right))
+        return
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    for row in ([title.upper() for title in columns], *cells):
+        padded = (
+            cell.rjust(width) if title in right else cell.ljust(width)
+            for title, cell, width in zip(columns, row, widths, strict=True)
+        )
+        click.echo((" " * _GAP).join(padded).rstrip())
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """Write a shape: ``4x256x256``, or ``scalar``."""
+    return "x".join(map(str, shape)) if shape else "scalar"
+
+
+def json_value(value: Any) -> Any:
+    """Give plain JSON values for mappings, sequences and numbers."""
+    if isinstance(value, Mapping):
+        return {str(name): json_value(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _rich_facts(pairs: Sequence[tuple[str, str]]) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column(overflow="fold")
+    for label, value in pairs:
+        grid.add_row(Text(label), Text(value))
+    return grid
+
+
+def _rich_table(columns: Row, cells: Sequence[Row], right: Sequence[str]) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    room = shutil.get_terminal_size().columns - sum(widths[1:]) - _GAP * len(widths[1:])
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
+    for position, title in enumerate(columns):
+        justify: Any = "right" if title in right else "left"
+        least = None if position else min(widths[0], _LEAST_ROOM)
+        table.add_column(title, justify=justify, no_wrap=position > 0, overflow="fold", min_width=least)
+    for first, *others in cells:
+        table.add_row(Text(_broken(first, max(room, _LEAST_ROOM))), *map(Text, others))
+    return table
+
+
+def _broken(name: str, width: int) -> str:
+    """Break a name after its dots into lines of at most `width`, so far as it has dots."""
+    lines = [""]
+    for part in re.split(r"(?<=\.)", name):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+def _print_rich(renderable: RenderableType) -> None:
+    from rich.console import Console
+
+    Console(file=sys.stdout, highlight=False).print(renderable)

@@ -1,0 +1,69 @@
+"""The progress bar of a build, on stderr; none off a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from wvindex.sizes import format_size
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
+    from wvindex.build import Progress
+
+Report = Callable[["Progress"], None]
+
+
+@contextmanager
+def build_progress(*, quiet: bool = False) -> Iterator[Report | None]:
+    """Show how far a build is, with its rate, bytes and time left.
+
+    Gives what `wvindex.build` takes as ``progress``: None if `quiet`, or if stderr is no terminal.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
+
+    columns: tuple[ProgressColumn, ...] = (
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        _size_column(),
+        _rate_column(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=Console(stderr=True), expand=True) as bar:
+        task = bar.add_task("build", total=None)
+        yield lambda at: bar.update(task, completed=at.bytes_done, total=at.bytes_total)
+
+
+def _size_column() -> ProgressColumn:
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class SizeColumn(ProgressColumn):
+        """Bytes written, of how many."""
+
+        def render(self, task: Task) -> Text:
+            total = "?" if task.total is None else format_size(int(task.total))
+            return Text(f"{format_size(int(task.completed))} of {total}")
+
+    return SizeColumn()
+
+
+def _rate_column() -> ProgressColumn:
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class RateColumn(ProgressColumn):
+        """Bytes a second."""
+
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{format_size(int(speed))}/s")
+
+    return RateColumn()

@@ -1,0 +1,126 @@
+"""``wvindex show``: one tensor, where it came from, and its values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from wvindex.cli.ls import tensor_json
+from wvindex.cli.options import PATH, json_option
+from wvindex.cli.output import emit, emit_facts, emit_json, note, shape_text
+from wvindex.cli.provenance import provenance
+from wvindex.cli.slicing import Item, items_text, split_key
+from wvindex.cli.values import read_blocks, read_values, values_json, values_text, write_npy
+from wvindex.errors import UndecodableType
+from wvindex.sizes import format_size
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from wvindex.query.lazy import Tensor
+
+_PREVIEW: Final = (4, 5)
+"""Rows and columns of a preview: they fit 80 characters."""
+
+_PREVIEW_BLOCK_BYTES: Final = 16
+"""Bytes of each row that a preview of stored blocks shows."""
+
+
+@click.command("show")
+@click.argument("path", type=PATH)
+@click.argument("key", metavar="KEY[INDEX]")
+@click.option("--expert", type=int, metavar="N", help="One expert of a stack.")
+@click.option("--head", type=int, metavar="N", help="One head of a projection.")
+@click.option("--raw", is_flag=True, help="The stored blocks, in hexadecimal, instead of values.")
+@click.option(
+    "--npy", type=click.Path(dir_okay=False), metavar="FILE", help="Write the values to a NumPy file instead."
+)
+@json_option
+def command(
+    path: str, key: str, expert: int | None, head: int | None, raw: bool, npy: str | None, as_json: bool
+) -> None:
+    """Show one tensor of PATH, its origin and its values.
+
+    PATH is a store, or a bare GGUF or safetensors checkpoint. KEY is a standard key or any other name of the
+    tensor. INDEX is as in NumPy: 'KEY[0:4, -1]'; without one, a corner is shown. With --raw it chooses
+    rows.
+    """
+    import wvindex as wv
+
+    with wv.open(path) as db:
+        name, index = split_key(key, db)
+        tensor = _view(db[name], expert, head)
+        facts = [*_facts(tensor, head), *provenance(db, tensor)]
+        document = tensor_json(tensor)
+        if npy is not None:
+            write_npy(tensor, index, npy, raw=raw)
+            document["file"] = npy
+            text = ""
+        else:
+            shown, values, text = _content(tensor, index, raw=raw)
+            document |= {"selection": shown, "blocks" if raw else "values": values_json(values, raw=raw)}
+    if as_json:
+        emit_json(document)
+        return
+    emit_facts(facts)
+    if npy is not None:
+        note(f"wrote {npy}")
+    else:
+        emit()
+        emit(text)
+
+
+def _view(tensor: Tensor, expert: int | None, head: int | None) -> Tensor:
+    if expert is not None:
+        tensor = tensor.expert(expert)
+    return tensor if head is None else tensor.head(head)
+
+
+def _facts(tensor: Tensor, head: int | None) -> list[tuple[str, str]]:
+    parts = ""
+    if tensor.spec.heads is not None:
+        heads = tensor.spec.heads
+        axis = "rows" if heads.axis == len(tensor.shape) - 2 or tensor.ndim == 1 else "columns"
+        parts = f": {heads.count} heads of {tensor.shape[heads.axis] // heads.count} {axis}"
+    block = tensor.scale_block
+    scales = f", one scale for {block[0]}x{block[1]}" if block else ""
+    return [
+        ("key", tensor.key if head is None else f"{tensor.key}, head {head}"),
+        ("shape", shape_text(tensor.shape) + parts),
+        ("values", f"{tensor.dtype}"),
+        ("stored as", f"{tensor.encoding}{scales}, {format_size(tensor.nbytes)}"),
+    ]
+
+
+def _content(
+    tensor: Tensor, index: tuple[Item, ...] | None, *, raw: bool
+) -> tuple[str | None, NDArray[Any] | None, str]:
+    """Give what is shown: its index, its values, and both as text."""
+    asked = index is not None
+    if index is None:
+        index = _preview_rows(tensor) if raw else _preview(tensor)
+    label = items_text(index) if index else ""
+    try:
+        values = read_blocks(tensor, index) if raw else read_values(tensor, index)
+    except UndecodableType:
+        if asked:
+            raise
+        return None, None, f"nobody decodes {tensor.encoding}; --raw shows its blocks"
+    shown = f"{tensor.key}{label}" if not raw else f"stored blocks of {tensor.key}{label}"
+    limit = None if asked else _PREVIEW_BLOCK_BYTES
+    return label, values, f"{shown}\n{values_text(values, raw=raw, row_bytes=limit)}"
+
+
+def _preview(tensor: Tensor) -> tuple[Item, ...]:
+    """Give the index of a corner: the first values of the first rows of the first matrix."""
+    rows, columns = _PREVIEW
+    edges: tuple[Item, ...] = (slice(None, rows), slice(None, columns))
+    return ((0,) * max(tensor.ndim - 2, 0) + edges[max(2 - tensor.ndim, 0) :])[: tensor.ndim]
+
+
+def _preview_rows(tensor: Tensor) -> tuple[Item, ...]:
+    """Give an index of the first rows (or, of a stack, the first matrix); of a vector, all."""
+    if tensor.ndim < 2:
+        return ()
+    return (slice(None, _PREVIEW[0] if tensor.ndim == 2 else 1),)

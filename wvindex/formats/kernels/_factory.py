@@ -1,0 +1,124 @@
+"""Turns the decoder of one block into compiled kernels over rows: decode, and decode-and-dot."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final, TypeAlias, TypeVar
+
+import numba
+import numpy as np
+from numba.extending import register_jitable
+
+from wvindex.formats.kernels._intrinsics import get
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+Block: TypeAlias = Callable[[Any, int, Any, int], None]
+"""``block(raw, at, out, to)``: decodes the block at byte `at` of `raw` to ``out[to : to + block_size]``."""
+
+Kernel: TypeAlias = Callable[..., None]
+
+TILE_VALUES: Final = 256
+"""Values that a dot product decodes at once: 1 KiB stays in the first-level cache."""
+
+MAX_VECTORS: Final = 8
+"""Vectors that a dot product takes at once."""
+
+# Sums may be regrouped and fused; NaN and infinity still count.
+_SUMMATION: Final = {"reassoc", "contract", "nsz"}
+
+
+def inline(function: Function) -> Function:
+    """Mark a plain function as one that kernels call."""
+    marked: Function = register_jitable(function)
+    return marked
+
+
+def decode_kernel(name: str, block: Block, block_size: int, type_size: int) -> Kernel:
+    """Make ``decode(raw, raw_stride, out, out_stride, n_rows, n_blocks)``.
+
+    Parameters
+    ----------
+    name : str
+        Of the encoding; the cache on disk and profilers show it.
+    block : Block
+        A module's function, marked by `inline`.
+    block_size, type_size : int
+        Values and bytes of a block.
+
+    Returns
+    -------
+    callable
+        Of a flat uint8 array and a flat array that `_intrinsics.put` takes; strides in items.
+    """
+
+    def decode(raw: Any, raw_stride: int, out: Any, out_stride: int, n_rows: int, n_blocks: int) -> None:
+        for row in range(n_rows):
+            at, to = row * raw_stride, row * out_stride
+            for i in range(n_blocks):
+                block(raw, at + i * type_size, out, to + i * block_size)
+
+    return compiled(decode, f"decode_{name}")
+
+
+def dot_kernel(name: str, block: Block, block_size: int, type_size: int) -> Kernel:
+    """Make ``dot(raw, raw_stride, vectors, out, n_rows, n_blocks)``; parameters as `decode_kernel`.
+
+    Returns
+    -------
+    callable
+        Of a flat uint8 array, float32 (m, n_values) with m at most `MAX_VECTORS`, and float32
+        (m, n_rows). Sums of a tile are float32, those of a row float64.
+    """
+    tile_blocks = TILE_VALUES // block_size
+
+    def dot(raw: Any, raw_stride: int, vectors: Any, out: Any, n_rows: int, n_blocks: int) -> None:
+        tile = np.empty(TILE_VALUES, np.float32)
+        sums = np.empty(MAX_VECTORS, np.float64)
+        for row in range(n_rows):
+            sums[:] = 0
+            for first in range(0, n_blocks, tile_blocks):
+                count = min(tile_blocks, n_blocks - first)
+                at = row * raw_stride + first * type_size
+                for i in range(count):
+                    block(raw, at + i * type_size, tile, i * block_size)
+                for j in range(vectors.shape[0]):
+                    sums[j] += _tile_dot(tile, vectors[j], first * block_size, count * block_size)
+            for j in range(vectors.shape[0]):
+                out[j, row] = sums[j]
+
+    return compiled(dot, f"dot_{name}")
+
+
+def compiled(function: Function, name: str) -> Function:
+    """Compile a kernel at its first call, without the interpreter's lock, and keep it on disk.
+
+    Numba's cache watches the function's own file only, so the kernel's name carries a digest of this whole
+    package. Where no directory can be written the kernel is compiled in every process.
+    """
+    function.__name__ = function.__qualname__ = f"{name}_{_sources_digest()}"
+    options: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
+    try:
+        kernel: Function = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # "cannot cache function ...: no locator available"
+        kernel = numba.njit(**options)(function)
+    return kernel
+
+
+@cache
+def _sources_digest() -> str:
+    sources = sorted((f.name, f.read_bytes()) for f in files(__package__).iterdir() if f.name.endswith(".py"))
+    return hashlib.blake2b(repr(sources).encode(), digest_size=6).hexdigest()
+
+
+def _sum_of_products(tile: Any, vector: Any, start: int, count: int) -> Any:
+    total = np.float32(0)
+    for i in range(count):
+        total += get(tile, i) * get(vector, start + i)
+    return total
+
+
+_tile_dot: Final = numba.njit(fastmath=_SUMMATION, nogil=True, boundscheck=False)(_sum_of_products)
