@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,15 @@ from wvindex.errors import UsageError
 from wvindex.sizes import format_size, parse_size
 from wvindex.sources.base import Source
 from wvindex.sources.detect import open_source
-from wvindex.store.catalog import Catalog
-from wvindex.store.writer import StoreWriter
+from wvindex.store.catalog import ArrayEntry, Catalog
+from wvindex.store.writer import PendingArray, StoreWriter
 from wvindex.transform.plan import Operation, Plan, plan_source, require_representable
 
 _CODE_AND_LIBRARIES = 128 << 20
 """What the process needs whatever it builds: the interpreter, NumPy and its threads' stacks."""
+
+_ARRAYS_IN_FLIGHT = 8
+"""Arrays that may be on their way to the disk while the next is read; their tiles are bounded apart."""
 
 _LEAST_WORKSPACE = 16 << 20
 """Below this, chunks of 4 MiB and their copies do not fit."""
@@ -136,23 +140,30 @@ def _write(
     budget: int,
     progress: Callable[[Progress], None] | None,
 ) -> None:
-    arrays = {}
+    arrays: dict[str, ArrayEntry] = {}
+    pending: deque[tuple[str, PendingArray]] = deque()
     done = 0
 
-    def report(key: str) -> Callable[[int], None]:
+    def finish_oldest() -> None:
+        key, array = pending.popleft()
+
         def wrote(nbytes: int) -> None:
             nonlocal done
             done += nbytes
             if progress is not None:
                 progress(Progress(done, planned.bytes_out, key))
 
-        return wrote
+        arrays[key] = array.finish(wrote)
 
     for operation in planned.operations:
-        key = operation.spec.key
-        arrays[key] = writer.write_array(
-            operation.spec, operation.rows, workspace=_workspace(operation, budget), on_bytes=report(key)
+        workspace = _workspace(operation, budget)
+        pending.append(
+            (operation.spec.key, writer.start_array(operation.spec, operation.rows, workspace=workspace))
         )
+        if len(pending) > _ARRAYS_IN_FLIGHT:
+            finish_oldest()
+    while pending:
+        finish_oldest()
     tokenizer = source.tokenizer()
     if tokenizer is not None:
         writer.add_tokenizer(tokenizer)

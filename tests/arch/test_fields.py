@@ -57,22 +57,21 @@ def test_right_values_are_read(reader: str, value: Any, expected: Any) -> None:
     assert type(found) is type(expected)
 
 
+WRONG: dict[str, tuple[Any, ...]] = {
+    "integer": (None, -1, 1.0, True, "7", [7], 1 << 48, 10**400),
+    "integer_or_none": (-1, 2.5, False),
+    "number": (None, "1", True, [1.0], float("nan"), float("inf"), 10**400),
+    "positive": (None, 0, 0.0, -1.0, float("inf"), 10**400),
+    "number_or_none": ("1", True, float("-inf")),
+    "flag": (0, 1, "true", []),
+    "text": (None, 1, ["silu"]),
+    "numbers": (None, 1.0, "12", [None], ["1"], [float("nan")], [True], [10**400]),
+    "child": (1, "x", []),
+}
+
+
 @pytest.mark.parametrize(
-    ("reader", "value"),
-    [
-        *(("integer", value) for value in (None, -1, 1.0, True, "7", [7], 1 << 48, 10**400)),
-        *(("integer_or_none", value) for value in (-1, 2.5, False)),
-        *(("number", value) for value in (None, "1", True, [1.0], float("nan"), float("inf"), 10**400)),
-        *(("positive", value) for value in (None, 0, 0.0, -1.0, float("inf"), 10**400)),
-        *(("number_or_none", value) for value in ("1", True, float("-inf"))),
-        *(("flag", value) for value in (0, 1, "true", [])),
-        *(("text", value) for value in (None, 1, ["silu"])),
-        *(
-            ("numbers", value)
-            for value in (None, 1.0, "12", [None], ["1"], [float("nan")], [True], [10**400])
-        ),
-        *(("child", value) for value in (1, "x", [])),
-    ],
+    ("reader", "value"), [(reader, value) for reader, wrong in WRONG.items() for value in wrong]
 )
 def test_wrong_values_are_refused_by_name(reader: str, value: Any) -> None:
     with pytest.raises(MetadataError) as caught:

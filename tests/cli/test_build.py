@@ -62,7 +62,16 @@ def test_what_stands_there_is_replaced_only_on_demand(tmp_path: Path) -> None:
 
 def test_options_reach_the_build(tmp_path: Path) -> None:
     out = tmp_path / "kjv.zarr"
-    options = ("--mla", "both", "--dtype", "float16", "--absorbed-dtype", "bfloat16", "--max-memory", "512MiB")
+    options = (
+        "--mla",
+        "both",
+        "--dtype",
+        "float16",
+        "--absorbed-dtype",
+        "bfloat16",
+        "--max-memory",
+        "512MiB",
+    )
     succeed("build", EXAMPLE, "-o", out, *options)
     with wvindex.open(out) as db:
         assert db["model.layers.1.self_attn.q_proj.weight"].encoding == "BF16"

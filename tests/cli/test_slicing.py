@@ -37,7 +37,24 @@ def test_spellings(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "a", "1.0", "0,", ",", "0:4:2:1", "::0", "....", "1e3", "0x10", "1_0", "--1", "٣", "9" * 19, "[0]", "None"],
+    [
+        "",
+        "a",
+        "1.0",
+        "0,",
+        ",",
+        "0:4:2:1",
+        "::0",
+        "....",
+        "1e3",
+        "0x10",
+        "1_0",
+        "--1",
+        "٣",
+        "9" * 19,
+        "[0]",
+        "None",
+    ],
 )
 def test_what_is_no_index_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as refused:

@@ -10,8 +10,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wvindex.formats.encodings import ENCODINGS, Encoding
-from wvindex.sources.base import FileFingerprint, Source, TensorInfo, TokenizerData
+from wvindex.formats.encodings import ENCODINGS
+from wvindex.sources.base import FileFingerprint, TensorInfo, TokenizerData
 
 Array = NDArray[Any]
 Packed = tuple[str, tuple[int, ...], Array]

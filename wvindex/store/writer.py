@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
-from wvindex.errors import CatalogError, StoreError, TargetExists, UndecodableType, UnsafePath
+from wvindex.errors import CatalogError, StoreError, TargetExists, UnsafePath
 from wvindex.formats.arrays import ArraySpec, RowReader
-from wvindex.formats.finite import count_nonfinite
 from wvindex.sources.base import TokenizerData
 from wvindex.store.catalog import EXTRA_FILE, ArrayEntry, Catalog
-from wvindex.store.checksum import Buffer, crc32c
+from wvindex.store.checksum import Buffer
 from wvindex.store.durable import BuildLock, empty_directory, publish, remove_file, write_file
 from wvindex.store.layout import TARGET_CHUNK_BYTES, ChunkGrid, array_path, chunk_rows
 from wvindex.store.metadata import (
@@ -30,6 +27,7 @@ from wvindex.store.metadata import (
     dumps,
     group_metadata,
 )
+from wvindex.store.pipeline import ChunkPipeline, WrittenChunk
 from wvindex.store.reader import GGUF_TOKENIZER, is_store
 
 BUILDING_JSON: Final = "building.json"
@@ -65,6 +63,7 @@ class StoreWriter:
         self._overwrite = overwrite
         self._chunk_bytes = chunk_bytes
         self._lock = BuildLock(self.staging)
+        self._pipeline = ChunkPipeline()
         self._paths: set[str] = set()
         self._files: set[str] = set()
         self._published = False
@@ -93,6 +92,7 @@ class StoreWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give the lock back; remove what `finish` did not publish."""
+        self._pipeline.close()
         if not self._published:
             shutil.rmtree(self.staging, ignore_errors=True)
         self._lock.release()
@@ -128,22 +128,20 @@ class StoreWriter:
         StoreError
             If the array is there already, or the system refuses.
         """
+        return self.start_array(spec, rows, workspace=workspace).finish(on_bytes)
+
+    def start_array(self, spec: ArraySpec, rows: RowReader, *, workspace: int) -> PendingArray:
+        """Read an array and begin to write it; the next one may be started before this one is finished.
+
+        Parameters and errors are those of `write_array`.
+        """
         path = array_path(spec.key)
         if path in self._paths:
             raise StoreError("an array is written twice", file=self.path, tensor=spec.key)
         self._paths.add(path)
         grid = ChunkGrid(spec, chunk_rows(spec, self._chunk_bytes))
-        chunks = _ChunkWriter(self.staging / path, grid, rows, on_bytes)
-        chunks.write_all(_chunks_per_tile(grid, rows, workspace))
-        write_file(self.staging / path / ZARR_JSON, [dumps(array_metadata(spec, grid))])
-        return ArrayEntry(
-            spec=spec,
-            path=path,
-            chunk_rows=grid.rows,
-            crc32c=tuple(chunks.checksums),
-            nan=chunks.nan,
-            inf=chunks.inf,
-        )
+        chunks = self._pipeline.write(self.staging / path, grid, rows, workspace)
+        return PendingArray(self.staging / path, path, grid, chunks)
 
     def add_file(self, relative: str, data: Buffer) -> None:
         """Keep a file beside the arrays, as ``tokenizer/<name>``.
@@ -213,67 +211,49 @@ class StoreWriter:
         empty_directory(self.staging)
 
 
-class _ChunkWriter:
-    """Writes the chunks of one array from tiles of its rows, with their checksums."""
+class PendingArray:
+    """An array whose chunks are on their way to the disk."""
 
     def __init__(
-        self, directory: Path, grid: ChunkGrid, rows: RowReader, on_bytes: Callable[[int], None] | None
+        self, directory: Path, path: str, grid: ChunkGrid, chunks: Sequence[Future[WrittenChunk]]
     ) -> None:
         self._directory = directory
+        self._path = path
         self._grid = grid
-        self._rows = rows
-        self._on_bytes = on_bytes
-        self.checksums: list[int] = []
-        self.nan: int | None = 0
-        self.inf: int | None = 0
+        self._chunks = chunks
 
-    def write_all(self, chunks_per_tile: int) -> None:
-        """Read tiles of so many chunks into one buffer, and write each chunk out of it."""
-        n_chunks, row_bytes = self._grid.n_chunks, self._grid.spec.row_bytes
-        buffer = np.empty(min(chunks_per_tile, n_chunks) * self._grid.rows * row_bytes, np.uint8)
-        for first in range(0, n_chunks, chunks_per_tile):
-            last = min(first + chunks_per_tile, n_chunks)
-            start, stop = self._grid.row_range(first)[0], self._grid.row_range(last - 1)[1]
-            tile = buffer[: (stop - start) * row_bytes]
-            self._rows.read_rows(start, stop, tile.data)
-            for index in range(first, last):
-                a, b = self._grid.row_range(index)
-                self._write(index, tile[(a - start) * row_bytes : (b - start) * row_bytes])
+    def finish(self, on_bytes: Callable[[int], None] | None = None) -> ArrayEntry:
+        """Wait for the chunks, write the array's metadata after them, and give its entry for the catalog.
 
-    def _write(self, index: int, raw: NDArray[np.uint8]) -> None:
-        grid = self._grid
-        scales = np.empty(grid.scale_nbytes(index), np.uint8)
-        if scales.size:
-            self._rows.read_scales(*grid.scale_range(index), scales.data)
-        parts: list[Buffer] = [raw.data, scales.data, bytes(grid.padding_nbytes(index))]
-        write_file(self._directory / grid.name(index), parts)
-        self.checksums.append(crc32c(parts))
-        self._count(raw, scales)
-        if self._on_bytes is not None:
-            self._on_bytes(raw.nbytes + scales.nbytes)
-
-    def _count(self, raw: NDArray[np.uint8], scale_bytes: NDArray[np.uint8]) -> None:
-        """Count NaN and infinity; nobody can, where nobody decodes the encoding."""
-        if self.nan is None or self.inf is None:
-            return
+        Raises
+        ------
+        StoreError
+            If the system refused a chunk.
+        """
+        written = []
+        for chunk in self._chunks:
+            written.append(chunk.result())
+            if on_bytes is not None:
+                on_bytes(written[-1].nbytes)
         spec = self._grid.spec
-        scales = None
-        if spec.scale_shape is not None:
-            scales = scale_bytes.view(np.float32).reshape(-1, spec.scale_shape[1])
-        try:
-            nan, inf = count_nonfinite(raw.reshape(-1, spec.row_bytes), spec.encoding, scales)
-        except UndecodableType:
-            self.nan = self.inf = None
-        else:
-            self.nan += nan
-            self.inf += inf
+        write_file(self._directory / ZARR_JSON, [dumps(array_metadata(spec, self._grid))])
+        return ArrayEntry(
+            spec=spec,
+            path=self._path,
+            chunk_rows=self._grid.rows,
+            crc32c=tuple(chunk.crc32c for chunk in written),
+            nan=_total(chunk.nan for chunk in written),
+            inf=_total(chunk.inf for chunk in written),
+        )
 
 
-def _chunks_per_tile(grid: ChunkGrid, rows: RowReader, workspace: int) -> int:
-    """Choose how many chunks are read at once: what the reader prefers, if the workspace allows."""
-    chunk_bytes = max(grid.rows * grid.spec.row_bytes, 1)
-    preferred = int(getattr(rows, "preferred_tile_bytes", chunk_bytes))
-    return max(min(preferred, workspace) // chunk_bytes, 1)
+def _total(counts: Iterable[int | None]) -> int | None:
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total
 
 
 def _groups(paths: set[str]) -> set[str]:

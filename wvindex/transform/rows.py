@@ -131,7 +131,7 @@ def decoded(rows: Rows, start: int, stop: int, out: NDArray[np.float32] | None =
     raw = np.empty((stop - start, row_bytes), np.uint8)
     rows.read_rows(start, stop, byte_view(raw))
     block = rows.encoding.scale_block
-    if block is None or not raw.size:
+    if block is None:
         decode_rows(raw, rows.encoding, values)
         return values
     for first, last in _within_matrices(start, stop, rows.matrix_rows):

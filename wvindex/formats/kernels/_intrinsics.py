@@ -102,6 +102,8 @@ def _widen(builder: Any, code: Any, exponent_bits: int, mantissa_bits: int) -> A
     if (exponent_bits, mantissa_bits) == (4, 3):  # E4M3 has no infinity, and one NaN.
         is_special = builder.icmp_signed("==", magnitude, _int(0x7F << shift))
         special = _int(0x7FC00000)
+    elif exponent_bits == 2:  # E2M1 has neither.
+        is_special, special = ir.Constant(ir.IntType(1), 0), normal
     else:
         top = (1 << exponent_bits) - 1
         is_special = builder.icmp_signed(">=", magnitude, _int(top << 23))
@@ -126,6 +128,7 @@ def _widener(exponent_bits: int, mantissa_bits: int) -> Any:
 from_half: Callable[[int], Any] = _widener(5, 10)
 from_e4m3: Callable[[int], Any] = _widener(4, 3)
 from_e5m2: Callable[[int], Any] = _widener(5, 2)
+from_e2m1: Callable[[int], Any] = _widener(2, 1)
 
 
 def _from_bits(typing: Any, bits: Any) -> tuple[Any, Codegen]:
@@ -142,6 +145,15 @@ def _to_float(typing: Any, value: Any) -> tuple[Any, Codegen]:
     return types.float32(types.int64), generate
 
 
+def _field(typing: Any, value: Any, shift: Any, width: Any) -> tuple[Any, Codegen]:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        number, shift, width = (builder.trunc(arg, _INT) for arg in args)
+        mask = builder.sub(builder.shl(_int(1), width), _int(1))
+        return builder.zext(builder.and_(builder.lshr(number, shift), mask), _LONG)
+
+    return types.int64(types.int64, types.int64, types.int64), generate
+
+
 def _negate_if(typing: Any, value: Any, bit: Any) -> tuple[Any, Codegen]:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         sign = builder.shl(builder.trunc(args[1], _INT), _int(31))
@@ -153,7 +165,9 @@ def _negate_if(typing: Any, value: Any, bit: Any) -> tuple[Any, Codegen]:
 from_bits: Callable[[int], Any] = intrinsic(_from_bits)
 """The float32 that has these 32 bits."""
 to_float: Callable[[int], Any] = intrinsic(_to_float)
-"""A small integer as float32: numba would go through 64 bits, which no vector unit likes."""
+"""A small integer as float32. Numba's integers have 64 bits, which makes vectors half as wide."""
+field: Callable[[int, int, int], int] = intrinsic(_field)
+"""``field(value, shift, width)``: `width` bits (less than 32) of a 32-bit integer, in 32-bit arithmetic."""
 negate_if: Callable[[Any, int], Any] = intrinsic(_negate_if)
 """A float32 with its sign turned where the lowest bit is set."""
 

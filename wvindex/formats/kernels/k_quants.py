@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from wvindex.formats.kernels._factory import inline
-from wvindex.formats.kernels._intrinsics import from_half, load_i8, load_u8, load_u16, put, to_float
+from wvindex.formats.kernels._intrinsics import field, from_half, load_i8, load_u8, load_u16, put, to_float
 
 _FOUR = np.float32(4)
 _THIRTY_TWO = np.float32(32)
@@ -34,10 +34,10 @@ def q2_k(raw: Any, at: int, out: Any, to: int) -> None:
             packed, first = at + 16 + 32 * half + 16 * part, to + 128 * half + 16 * part
             for i in range(16):
                 q = load_u8(raw, packed + i)
-                put(out, first + i, d0 * to_float(q & 3) - m0)
-                put(out, first + 32 + i, d1 * to_float(q >> 2 & 3) - m1)
-                put(out, first + 64 + i, d2 * to_float(q >> 4 & 3) - m2)
-                put(out, first + 96 + i, d3 * to_float(q >> 6) - m3)
+                put(out, first + i, d0 * to_float(field(q, 0, 2)) - m0)
+                put(out, first + 32 + i, d1 * to_float(field(q, 2, 2)) - m1)
+                put(out, first + 64 + i, d2 * to_float(field(q, 4, 2)) - m2)
+                put(out, first + 96 + i, d3 * to_float(field(q, 6, 2)) - m3)
 
 
 @inline
@@ -63,11 +63,11 @@ def q3_k(raw: Any, at: int, out: Any, to: int) -> None:
             packed, first = at + 32 + 32 * half + 16 * part, to + 128 * half + 16 * part
             for i in range(16):
                 q = load_u8(raw, packed + i)
-                h = load_u8(raw, at + 16 * part + i) >> 4 * half
-                put(out, first + i, d0 * (to_float(q & 3 | (h & 1) << 2) - _FOUR))
-                put(out, first + 32 + i, d1 * (to_float(q >> 2 & 3 | (h & 2) << 1) - _FOUR))
-                put(out, first + 64 + i, d2 * (to_float(q >> 4 & 3 | h & 4) - _FOUR))
-                put(out, first + 96 + i, d3 * (to_float(q >> 6 | (h & 8) >> 1) - _FOUR))
+                h = load_u8(raw, at + 16 * part + i)
+                put(out, first + i, d0 * (to_float(field(q, 0, 2) | field(h, 4 * half, 1) << 2) - _FOUR))
+                put(out, first + 32 + i, d1 * (to_float(field(q, 2, 2) | field(h, 4 * half + 1, 1) << 2) - _FOUR))
+                put(out, first + 64 + i, d2 * (to_float(field(q, 4, 2) | field(h, 4 * half + 2, 1) << 2) - _FOUR))
+                put(out, first + 96 + i, d3 * (to_float(field(q, 6, 2) | field(h, 4 * half + 3, 1) << 2) - _FOUR))
 
 
 @inline
@@ -92,8 +92,8 @@ def q4_k(raw: Any, at: int, out: Any, to: int) -> None:
         d1, e1 = d * to_float(s1), dmin * to_float(m1)
         for i in range(32):
             q = load_u8(raw, at + 16 + 32 * pair + i)
-            put(out, to + 64 * pair + i, d0 * to_float(q & 15) - e0)
-            put(out, to + 64 * pair + 32 + i, d1 * to_float(q >> 4) - e1)
+            put(out, to + 64 * pair + i, d0 * to_float(field(q, 0, 4)) - e0)
+            put(out, to + 64 * pair + 32 + i, d1 * to_float(field(q, 4, 4)) - e1)
 
 
 @inline
@@ -108,9 +108,9 @@ def q5_k(raw: Any, at: int, out: Any, to: int) -> None:
         d1, e1 = d * to_float(s1), dmin * to_float(m1)
         for i in range(32):
             q = load_u8(raw, at + 48 + 32 * pair + i)
-            h = load_u8(raw, at + 16 + i) >> 2 * pair
-            put(out, to + 64 * pair + i, d0 * to_float(q & 15 | (h & 1) << 4) - e0)
-            put(out, to + 64 * pair + 32 + i, d1 * to_float(q >> 4 | (h & 2) << 3) - e1)
+            h = load_u8(raw, at + 16 + i)
+            put(out, to + 64 * pair + i, d0 * to_float(field(q, 0, 4) | field(h, 2 * pair, 1) << 4) - e0)
+            put(out, to + 64 * pair + 32 + i, d1 * to_float(field(q, 4, 4) | field(h, 2 * pair + 1, 1) << 4) - e1)
 
 
 @inline
@@ -126,7 +126,7 @@ def q6_k(raw: Any, at: int, out: Any, to: int) -> None:
             for i in range(16):
                 h = load_u8(raw, at + 128 + 32 * half + 16 * part + i)
                 q0, q1 = load_u8(raw, packed + i), load_u8(raw, packed + 32 + i)
-                put(out, first + i, d0 * (to_float(q0 & 15 | (h & 3) << 4) - _THIRTY_TWO))
-                put(out, first + 32 + i, d1 * (to_float(q1 & 15 | (h & 12) << 2) - _THIRTY_TWO))
-                put(out, first + 64 + i, d2 * (to_float(q0 >> 4 | h & 48) - _THIRTY_TWO))
-                put(out, first + 96 + i, d3 * (to_float(q1 >> 4 | h >> 6 << 4) - _THIRTY_TWO))
+                put(out, first + i, d0 * (to_float(field(q0, 0, 4) | field(h, 0, 2) << 4) - _THIRTY_TWO))
+                put(out, first + 32 + i, d1 * (to_float(field(q1, 0, 4) | field(h, 2, 2) << 4) - _THIRTY_TWO))
+                put(out, first + 64 + i, d2 * (to_float(field(q0, 4, 4) | field(h, 4, 2) << 4) - _THIRTY_TWO))
+                put(out, first + 96 + i, d3 * (to_float(field(q1, 4, 4) | field(h, 6, 2) << 4) - _THIRTY_TWO))

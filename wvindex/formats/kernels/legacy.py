@@ -11,6 +11,7 @@ import numpy as np
 
 from wvindex.formats.kernels._factory import inline
 from wvindex.formats.kernels._intrinsics import (
+    field,
     from_bits,
     from_half,
     load_i8,
@@ -33,8 +34,8 @@ def q4_0(raw: Any, at: int, out: Any, to: int) -> None:
     d = from_half(load_u16(raw, at))
     for i in range(opaque(16)):
         q = load_u8(raw, at + 2 + i)
-        put(out, to + i, d * (to_float(q & 15) - _EIGHT))
-        put(out, to + 16 + i, d * (to_float(q >> 4) - _EIGHT))
+        put(out, to + i, d * (to_float(field(q, 0, 4)) - _EIGHT))
+        put(out, to + 16 + i, d * (to_float(field(q, 4, 4)) - _EIGHT))
 
 
 @inline
@@ -44,8 +45,8 @@ def q4_1(raw: Any, at: int, out: Any, to: int) -> None:
     m = from_half(load_u16(raw, at + 2))
     for i in range(opaque(16)):
         q = load_u8(raw, at + 4 + i)
-        put(out, to + i, d * to_float(q & 15) + m)
-        put(out, to + 16 + i, d * to_float(q >> 4) + m)
+        put(out, to + i, d * to_float(field(q, 0, 4)) + m)
+        put(out, to + 16 + i, d * to_float(field(q, 4, 4)) + m)
 
 
 @inline
@@ -55,8 +56,8 @@ def q5_0(raw: Any, at: int, out: Any, to: int) -> None:
     high = load_u32(raw, at + 2)
     for i in range(16):
         q = load_u8(raw, at + 6 + i)
-        put(out, to + i, d * (to_float(q & 15 | (high >> i & 1) << 4) - _SIXTEEN))
-        put(out, to + 16 + i, d * (to_float(q >> 4 | (high >> i + 16 & 1) << 4) - _SIXTEEN))
+        put(out, to + i, d * (to_float(field(q, 0, 4) | field(high, i, 1) << 4) - _SIXTEEN))
+        put(out, to + 16 + i, d * (to_float(field(q, 4, 4) | field(high, i + 16, 1) << 4) - _SIXTEEN))
 
 
 @inline
@@ -67,8 +68,8 @@ def q5_1(raw: Any, at: int, out: Any, to: int) -> None:
     high = load_u32(raw, at + 4)
     for i in range(16):
         q = load_u8(raw, at + 8 + i)
-        put(out, to + i, d * to_float(q & 15 | (high >> i & 1) << 4) + m)
-        put(out, to + 16 + i, d * to_float(q >> 4 | (high >> i + 16 & 1) << 4) + m)
+        put(out, to + i, d * to_float(field(q, 0, 4) | field(high, i, 1) << 4) + m)
+        put(out, to + 16 + i, d * to_float(field(q, 4, 4) | field(high, i + 16, 1) << 4) + m)
 
 
 @inline
@@ -102,7 +103,7 @@ def q1_0(raw: Any, at: int, out: Any, to: int) -> None:
     for i in range(16):
         bits = load_u8(raw, at + 2 + i)
         for j in range(8):
-            put(out, to + 8 * i + j, d * (to_float(bits >> j & 1) * np.float32(2) - _ONE))
+            put(out, to + 8 * i + j, d * (to_float(field(bits, j, 1)) * np.float32(2) - _ONE))
 
 
 @inline
@@ -112,7 +113,7 @@ def q2_0(raw: Any, at: int, out: Any, to: int) -> None:
     for i in range(opaque(16)):
         bits = load_u8(raw, at + 2 + i)
         for j in range(4):
-            put(out, to + 4 * i + j, d * (to_float(bits >> 2 * j & 3) - _ONE))
+            put(out, to + 4 * i + j, d * (to_float(field(bits, 2 * j, 2)) - _ONE))
 
 
 @inline
@@ -143,7 +144,7 @@ def tq2_0(raw: Any, at: int, out: Any, to: int) -> None:
         for i in range(32):
             q = load_u8(raw, at + 32 * half + i)
             first = to + 128 * half + i
-            put(out, first, d * (to_float(q & 3) - _ONE))
-            put(out, first + 32, d * (to_float(q >> 2 & 3) - _ONE))
-            put(out, first + 64, d * (to_float(q >> 4 & 3) - _ONE))
-            put(out, first + 96, d * (to_float(q >> 6) - _ONE))
+            put(out, first, d * (to_float(field(q, 0, 2)) - _ONE))
+            put(out, first + 32, d * (to_float(field(q, 2, 2)) - _ONE))
+            put(out, first + 64, d * (to_float(field(q, 4, 2)) - _ONE))
+            put(out, first + 96, d * (to_float(field(q, 6, 2)) - _ONE))
