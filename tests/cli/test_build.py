@@ -88,8 +88,8 @@ def test_what_is_odd_is_said(tmp_path: Path) -> None:
     values = np.array([1, np.nan, np.inf], ml_dtypes.bfloat16)
     write_weights({"strange": values}, tmp_path)
     result = invoke("build", tmp_path, "-o", tmp_path / "strange.zarr")
-    assert "1 tensors have no standard key and keep their own names" in result.stderr
-    assert "1 arrays hold NaN or infinity; `wvindex info` names them" in result.stderr
+    assert "kept under their own names, for want of a standard key: 1" in result.stderr
+    assert "arrays that hold NaN or infinity (`wvindex info` names them): 1" in result.stderr
 
 
 def test_a_terminal_shows_rate_bytes_and_time_left(tmp_path: Path) -> None:

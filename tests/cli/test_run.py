@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import wvindex
-from tests.support.cli import EXAMPLE, document, invoke, process, succeed
+from tests.support.cli import EXAMPLE, argv, document, environment, invoke, succeed
 from tests.support.golden import golden
 from tests.support.stores import Stores
 from wvindex.infer import Model
@@ -102,17 +103,23 @@ def test_text_comes_as_it_is_made(kjv: Path) -> None:
     start = (
         "import sys; from wvindex.cli.main import main; from wvindex.infer import Model\n"
         "def stream(*_):\n"
-        "    for token in (270, 260, 618):\n"
-        "        print('asked', file=sys.stderr); yield token\n"
-        "Model.stream = stream\n"
-        "sys.stdout.flush = lambda: print('flushed', file=sys.stderr)\n"
-        "main()"
+        "    yield 270\n"
+        "    sys.stdin.read()  # nothing more before the test has seen the first\n"
+        "    yield 260\n"
+        "Model.stream = stream; main()"
     )
-    said = process("run", kjv, PROMPT, start=start).stderr.splitlines()
-    assert [line for i, line in enumerate(said) if line != "asked" or said[i - 1] != "asked"].count(
-        "asked"
-    ) == 3
-    assert "flushed" in said[said.index("asked") :]
+    with subprocess.Popen(
+        argv(["run", kjv, PROMPT], start),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment(),
+    ) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        first = b"In the beginning of"
+        assert running.stdout.read(len(first)) == first
+        running.stdin.close()
+        assert running.stdout.read() == b" the\n"
 
 
 def test_a_little_memory_gives_the_same_text(kjv: Path) -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import gguf
 import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 import wvindex
 from tests.support.checkpoints import checkpoint, names
 from tests.support.cli import EXAMPLE, document, invoke, on_terminal, succeed
 from tests.support.safetensors_writer import write_weights
 from tests.support.stores import Stores
-from wvindex.cli import values
+from wvindex.cli import show, values
 from wvindex.cli.provenance import TRANSFORMS
 
 O_PROJ = "model.layers.1.self_attn.o_proj.weight"
@@ -161,6 +163,18 @@ def test_a_preview_of_blocks_is_short(kjv: Path) -> None:
     assert all(line.endswith(" ...") and len(line) < 60 for line in shown[1:])
 
 
+def test_blocks_of_one_matrix_of_a_stack(kjv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(show, "MAX_PRINTED", 300)  # a preview reads no more than it shows
+    stored = next(t for t in gguf.GGUFReader(EXAMPLE).tensors if t.name == "blk.1.ffn_gate_exps.weight").data
+    for index, expected in (("[-1, 3]", stored[3, 3:4]), ("[0, :1]", stored[0, :1])):
+        blocks = document("show", kjv, f"{EXPERTS}{index}", "--raw")["blocks"]
+        assert blocks == [row.tobytes().hex() for row in expected]
+    shown = succeed("show", kjv, EXPERTS, "--raw").partition("\n\n")[2]
+    assert shown.startswith(
+        f"stored blocks of {EXPERTS}[0, :4]\n{stored[0, 0, :16].tobytes().hex(' ')} ...\n"
+    )
+
+
 @pytest.mark.parametrize("index", ["[:, :4]", "[::2]", "[...]", "[256]"])
 def test_blocks_are_chosen_by_rows_alone(index: str, kjv: Path) -> None:
     result = invoke("show", kjv, f"{O_PROJ}{index}", "--raw")
@@ -194,7 +208,8 @@ def test_npy_widens_what_numpy_lacks(stores: Stores, tmp_path: Path) -> None:
 
 
 def test_npy_keeps_empty_and_scalar_tensors(tmp_path: Path) -> None:
-    write_weights({"empty": np.zeros((0, 3), np.float32), "one": np.array(7, np.int64)}, tmp_path)
+    tensors: dict[str, NDArray[Any]] = {"empty": np.zeros((0, 3), np.float32), "one": np.array(7, np.int64)}
+    save_file(tensors, tmp_path / "model.safetensors")
     for name, shape in (("empty", (0, 3)), ("one", ())):
         succeed("show", tmp_path, name, "--npy", tmp_path / "x.npy")
         assert np.load(tmp_path / "x.npy").shape == shape
@@ -214,6 +229,7 @@ def test_a_selection_that_does_not_fit_leaves_no_file(kjv: Path, tmp_path: Path)
 
 def test_too_much_to_print_is_refused(kjv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(values, "MAX_PRINTED", 100)
+    monkeypatch.setattr(show, "MAX_PRINTED", 100)
     for arguments in ([f"{O_PROJ}[:1]"], [f"{O_PROJ}[:1]", "--raw"]):
         result = invoke("show", kjv, *arguments)
         assert result.exit_code == 2
@@ -234,8 +250,7 @@ def test_json_spells_what_json_lacks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.bool_, np.float64, np.float16])
 def test_plain_values_are_shown_as_they_are(dtype: type, tmp_path: Path) -> None:
-    array = np.arange(6).reshape(2, 3).astype(dtype) / (1 if np.issubdtype(dtype, np.integer) else 1)
-    array = array.astype(dtype)
+    array: NDArray[Any] = np.arange(6).reshape(2, 3).astype(dtype)
     write_weights({"plain": array}, tmp_path)
     assert document("show", tmp_path, "plain[...]")["values"] == array.tolist()
 

@@ -80,9 +80,9 @@ def _report(path: Path, seconds: float, *, quiet: bool, as_json: bool) -> None:
     if not quiet:
         note(f"{summary.arrays} arrays, {format_size(summary.nbytes)}, in {seconds:.1f} s")
         if summary.unmapped:
-            note(f"{len(summary.unmapped)} tensors have no standard key and keep their own names")
+            note(f"kept under their own names, for want of a standard key: {len(summary.unmapped)}")
         if summary.nonfinite:
-            note(f"{len(summary.nonfinite)} arrays hold NaN or infinity; `wvindex info` names them")
+            note(f"arrays that hold NaN or infinity (`wvindex info` names them): {len(summary.nonfinite)}")
     if as_json:
         emit_json({"path": str(path), "arrays": summary.arrays, "nbytes": summary.nbytes})
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -59,16 +59,10 @@ def tensor_json(tensor: Tensor) -> dict[str, Any]:
         "transforms": tensor.transforms,
         "aliases": tensor.aliases,
         "heads": tensor.heads,
-        "row_scale": None if scale is None else _row_scale_json(scale),
+        "row_scale": None if scale is None else asdict(scale),
         "mapped": tensor.spec.mapped,
         "mtp": tensor.mtp,
     }
-
-
-def _row_scale_json(scale: Any) -> Mapping[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(scale)
 
 
 def _selected(db: Store, pattern: str, layer: str | None, role: str | None) -> list[Tensor]:

@@ -11,7 +11,7 @@ from wvindex.cli.options import PATH, json_option
 from wvindex.cli.output import emit, emit_facts, emit_json, note, shape_text
 from wvindex.cli.provenance import provenance
 from wvindex.cli.slicing import Item, items_text, split_key
-from wvindex.cli.values import read_blocks, read_values, values_json, values_text, write_npy
+from wvindex.cli.values import MAX_PRINTED, read_blocks, read_values, values_json, values_text, write_npy
 from wvindex.errors import UndecodableType
 from wvindex.sizes import format_size
 
@@ -99,28 +99,24 @@ def _content(
     """Give what is shown: its index, its values, and both as text."""
     asked = index is not None
     if index is None:
-        index = _preview_rows(tensor) if raw else _preview(tensor)
+        index = _preview(tensor, raw=raw)
     label = items_text(index) if index else ""
     try:
-        values = read_blocks(tensor, index) if raw else read_values(tensor, index)
+        limit = MAX_PRINTED if asked else None
+        values = read_blocks(tensor, index, limit=limit) if raw else read_values(tensor, index)
     except UndecodableType:
         if asked:
             raise
         return None, None, f"nobody decodes {tensor.encoding}; --raw shows its blocks"
     shown = f"{tensor.key}{label}" if not raw else f"stored blocks of {tensor.key}{label}"
-    limit = None if asked else _PREVIEW_BLOCK_BYTES
-    return label, values, f"{shown}\n{values_text(values, raw=raw, row_bytes=limit)}"
+    row_bytes = None if asked else _PREVIEW_BLOCK_BYTES
+    return label, values, f"{shown}\n{values_text(values, raw=raw, row_bytes=row_bytes)}"
 
 
-def _preview(tensor: Tensor) -> tuple[Item, ...]:
-    """Give the index of a corner: the first values of the first rows of the first matrix."""
-    rows, columns = _PREVIEW
-    edges: tuple[Item, ...] = (slice(None, rows), slice(None, columns))
-    return ((0,) * max(tensor.ndim - 2, 0) + edges[max(2 - tensor.ndim, 0) :])[: tensor.ndim]
-
-
-def _preview_rows(tensor: Tensor) -> tuple[Item, ...]:
-    """Give an index of the first rows (or, of a stack, the first matrix); of a vector, all."""
+def _preview(tensor: Tensor, *, raw: bool) -> tuple[Item, ...]:
+    """Give the index of a corner: the first values (or all blocks) of the first rows of the first matrix."""
+    rows, columns = (slice(None, end) for end in _PREVIEW)
+    first = (0,) * max(tensor.ndim - 2, 0)
     if tensor.ndim < 2:
-        return ()
-    return (slice(None, _PREVIEW[0] if tensor.ndim == 2 else 1),)
+        return () if raw or not tensor.ndim else (columns,)
+    return (*first, rows) if raw else (*first, rows, columns)

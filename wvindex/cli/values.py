@@ -39,25 +39,33 @@ def read_values(tensor: Tensor, index: tuple[Item, ...]) -> NDArray[Any]:
 
     from wvindex.query.indexing import parse_index
 
-    _require_printable(tensor, math.prod(parse_index(index, tensor.shape).shape))
+    _require_printable(tensor, math.prod(parse_index(index, tensor.shape).shape), MAX_PRINTED)
     return native(np.asarray(tensor[index]))
 
 
-def read_blocks(tensor: Tensor, index: tuple[Item, ...] | None) -> NDArray[np.uint8]:
+def read_blocks(
+    tensor: Tensor, index: tuple[Item, ...] | None, *, limit: int | None = None
+) -> NDArray[np.uint8]:
     """Read the stored blocks of the rows that an index chooses, (n_rows, row_bytes).
 
     Raises
     ------
     UsageError
-        If the index is more than rows without a step, or it is too much to print.
+        If the index is more than rows, in one matrix of a stack, or chooses more than `limit` bytes.
+    SelectionError
+        If there is no such matrix.
     """
-    rows = block_rows(tensor, index or ())
-    share = (rows.stop - rows.start) / max(len(tensor), 1) if rows is not None else 1
-    _require_printable(tensor, int(tensor.nbytes * share))
+    index = index or ()
+    while len(index) > 1 and isinstance(index[0], int) and tensor.ndim > 2:
+        tensor, index = tensor.expert(index[0] + (len(tensor) if index[0] < 0 else 0)), index[1:]
+    rows = _block_rows(tensor, index)
+    if limit is not None:
+        share = (rows.stop - rows.start) / max(len(tensor), 1) if rows is not None else 1
+        _require_printable(tensor, int(tensor.nbytes * share), limit)
     return tensor.raw(rows)
 
 
-def block_rows(tensor: Tensor, index: tuple[Item, ...]) -> slice | None:
+def _block_rows(tensor: Tensor, index: tuple[Item, ...]) -> slice | None:
     """Give the indices [start, stop) of axis 0 that an index means; None for all of a tensor."""
     if not index:
         return None
@@ -121,17 +129,21 @@ def write_npy(tensor: Tensor, index: tuple[Item, ...] | None, file: str, *, raw:
     import numpy as np
 
     if raw:
-        pieces = iter([tensor.raw(block_rows(tensor, index or ()))])
+        pieces = iter([read_blocks(tensor, index)])
         shape: tuple[int, ...] | None = None
     elif index is not None:
         pieces, shape = iter([native(np.asarray(tensor[index]))]), None
     else:
         pieces, shape = _tiles(tensor), tensor.shape
     first = next(pieces)  # a tensor that cannot be read leaves no file behind
-    header = {"descr": np.lib.format.dtype_to_descr(first.dtype), "fortran_order": False}
+    header = {
+        "descr": np.lib.format.dtype_to_descr(first.dtype),
+        "fortran_order": False,
+        "shape": first.shape if shape is None else shape,
+    }
     try:
         with Path(file).open("wb") as out:
-            np.lib.format.write_array_header_1_0(out, header | {"shape": shape or first.shape})
+            np.lib.format.write_array_header_1_0(out, header)
             out.write(np.ascontiguousarray(first).data)
             for piece in pieces:
                 out.write(np.ascontiguousarray(piece).data)
@@ -152,11 +164,11 @@ def _tiles(tensor: Tensor) -> Iterator[NDArray[Any]]:
         yield native(tensor.read(rows=(start, min(start + step, rows))))
 
 
-def _require_printable(tensor: Tensor, count: int) -> None:
-    if count > MAX_PRINTED:
+def _require_printable(tensor: Tensor, count: int, limit: int) -> None:
+    if count > limit:
         raise UsageError(
             "too much to print; --npy writes it to a file",
             tensor=tensor.key,
-            expected=f"at most {MAX_PRINTED}",
+            expected=f"at most {limit}",
             found=count,
         )

@@ -244,7 +244,8 @@ def _queries(context: MlaLayer, scale: RowScale | None) -> Iterator[Planned]:
 
 def _reordered_queries(context: MlaLayer, order: Order) -> Iterator[Planned]:
     """Without q_lora_rank, Q is W_q with its rows moved: packed rows move whole."""
-    weight = context.get(f"{_Q}.weight", (order.size, context.config.hidden_size or 0), "qk_nope_head_dim")
+    field = "q_lora_rank" if f"{_Q_A}.weight" in context.targets else "qk_nope_head_dim"
+    weight = context.get(f"{_Q}.weight", (order.size, context.config.hidden_size or 0), field)
     bias = context.find(f"{_Q}.bias")
     for contribution in (weight, bias) if bias is not None else (weight,):
         info = contribution.info

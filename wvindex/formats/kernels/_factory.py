@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from numba.extending import register_jitable
 
-from wvindex.formats.kernels._intrinsics import get
+from wvindex.formats.kernels._intrinsics import get, put
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -52,7 +52,8 @@ def decode_kernel(name: str, block: Block, block_size: int, type_size: int) -> K
     Returns
     -------
     callable
-        Of a flat uint8 array and a flat array that `_intrinsics.put` takes; strides in items.
+        Of a flat uint8 array and a flat float32 array; strides in items. Where a block is one value,
+        `out` may be anything that `_intrinsics.put` takes.
     """
 
     def decode(raw: Any, raw_stride: int, out: Any, out_stride: int, n_rows: int, n_blocks: int) -> None:
@@ -62,6 +63,24 @@ def decode_kernel(name: str, block: Block, block_size: int, type_size: int) -> K
                 block(raw, at + i * type_size, out, to + i * block_size)
 
     return compiled(decode, f"decode_{name}")
+
+
+def narrow_kernel(name: str, block: Block, block_size: int, type_size: int) -> Kernel:
+    """Make a kernel as `decode_kernel` does, for an `out` of 16 bits: decodes by tiles, and rounds those."""
+    tile_blocks = TILE_VALUES // block_size
+
+    def narrow(raw: Any, raw_stride: int, out: Any, out_stride: int, n_rows: int, n_blocks: int) -> None:
+        tile = np.empty(TILE_VALUES, np.float32)
+        for row in range(n_rows):
+            for first in range(0, n_blocks, tile_blocks):
+                count = min(tile_blocks, n_blocks - first)
+                at, to = row * raw_stride + first * type_size, row * out_stride + first * block_size
+                for i in range(count):
+                    block(raw, at + i * type_size, tile, i * block_size)
+                for i in range(count * block_size):
+                    put(out, to + i, get(tile, i))
+
+    return compiled(narrow, f"narrow_{name}")
 
 
 def dot_kernel(name: str, block: Block, block_size: int, type_size: int) -> Kernel:
@@ -86,7 +105,7 @@ def dot_kernel(name: str, block: Block, block_size: int, type_size: int) -> Kern
                 for i in range(count):
                     block(raw, at + i * type_size, tile, i * block_size)
                 for j in range(vectors.shape[0]):
-                    sums[j] += _tile_dot(tile, vectors[j], first * block_size, count * block_size)
+                    sums[j] += tile_dot(tile, vectors[j], first * block_size, count * block_size)
             for j in range(vectors.shape[0]):
                 out[j, row] = sums[j]
 
@@ -121,4 +140,5 @@ def _sum_of_products(tile: Any, vector: Any, start: int, count: int) -> Any:
     return total
 
 
-_tile_dot: Final = numba.njit(fastmath=_SUMMATION, nogil=True, boundscheck=False)(_sum_of_products)
+tile_dot: Final = numba.njit(fastmath=_SUMMATION, nogil=True, boundscheck=False)(_sum_of_products)
+"""``tile_dot(tile, vector, start, count)``: a tile's first values times a part of a vector, summed."""

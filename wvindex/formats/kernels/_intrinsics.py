@@ -14,8 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
+from numba import extending, types
 
 _INT: Final = ir.IntType(32)
 _LONG: Final = ir.IntType(64)
@@ -23,6 +22,9 @@ _FLOAT: Final = ir.FloatType()
 
 Codegen = Callable[[Any, Any, Any, Any], Any]
 """numba's: (context, builder, signature, arguments) -> value."""
+
+
+intrinsic: Any = extending.intrinsic
 
 
 def _int(value: int) -> Any:
@@ -82,7 +84,7 @@ def _opaque(typing: Any, count: Any) -> tuple[Any, Codegen]:
 
 
 opaque: Callable[[int], int] = intrinsic(_opaque)
-"""A loop's trip count, hidden from LLVM: a short loop over a constant is unrolled, and then not vectorized."""
+"""A trip count, hidden from LLVM, which unrolls short loops over constants and then does not vectorize."""
 
 
 def _widen(builder: Any, code: Any, exponent_bits: int, mantissa_bits: int) -> Any:
@@ -94,9 +96,7 @@ def _widen(builder: Any, code: Any, exponent_bits: int, mantissa_bits: int) -> A
     normal = builder.add(magnitude, _int(rebias << 23))
     # Subnormal: as if the exponent were 1, less the leading one that this implies.
     one = _int(rebias + 1 << 23)
-    excess = builder.fsub(
-        builder.bitcast(builder.add(magnitude, one), _FLOAT), builder.bitcast(one, _FLOAT)
-    )
+    excess = builder.fsub(builder.bitcast(builder.add(magnitude, one), _FLOAT), builder.bitcast(one, _FLOAT))
     is_subnormal = builder.icmp_signed("<", magnitude, _int(1 << 23))
     finite = builder.select(is_subnormal, builder.bitcast(excess, _INT), normal)
     if (exponent_bits, mantissa_bits) == (4, 3):  # E4M3 has no infinity, and one NaN.
@@ -219,4 +219,6 @@ def _put(typing: Any, out: Any, at: Any, value: Any) -> tuple[Any, Codegen]:
 
 
 put: Callable[[Any, int, Any], None] = intrinsic(_put)
-"""Store a float32 at an index of an array of float32, uint16 (as float16) or int16 (as bfloat16)."""
+"""Store a float32 at an index of an array of float32, uint16 (as float16) or int16 (as bfloat16).
+
+LLVM takes it that the array shares no memory with one that `load_u8` and its like read."""

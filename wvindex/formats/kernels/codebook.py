@@ -19,7 +19,6 @@ from wvindex.formats.kernels._intrinsics import (
     from_half,
     load_u8,
     load_u16,
-    opaque,
     put,
     to_float,
 )
@@ -54,7 +53,7 @@ def _e2m1_value(code: int) -> Any:
 def iq4_nl(raw: Any, at: int, out: Any, to: int) -> None:
     """Half d, 16 bytes of codes: d times the code's value."""
     d = from_half(load_u16(raw, at))
-    for i in range(opaque(16)):
+    for i in range(16):
         q = load_u8(raw, at + 2 + i)
         put(out, to + i, d * _iq4_value(field(q, 0, 4)))
         put(out, to + 16 + i, d * _iq4_value(field(q, 4, 4)))
@@ -68,7 +67,7 @@ def iq4_xs(raw: Any, at: int, out: Any, to: int) -> None:
     for group in range(8):
         low = load_u8(raw, at + 4 + (group >> 1)) >> 4 * (group & 1) & 15
         scale = d * (to_float(low | (high >> 2 * group & 3) << 4) - _THIRTY_TWO)
-        for i in range(opaque(16)):
+        for i in range(16):
             q = load_u8(raw, at + 8 + 16 * group + i)
             put(out, to + 32 * group + i, scale * _iq4_value(field(q, 0, 4)))
             put(out, to + 32 * group + 16 + i, scale * _iq4_value(field(q, 4, 4)))
@@ -79,7 +78,7 @@ def mxfp4(raw: Any, at: int, out: Any, to: int) -> None:
     """A byte e, 16 bytes of E2M1 codes: 2 ** (e - 128) times twice the code's value."""
     e = load_u8(raw, at)
     d = from_bits(0x00200000 << e if e < 2 else e - 1 << 23)
-    for i in range(opaque(16)):
+    for i in range(16):
         q = load_u8(raw, at + 1 + i)
         put(out, to + i, d * (_TWO * _e2m1_value(field(q, 0, 4))))
         put(out, to + 16 + i, d * (_TWO * _e2m1_value(field(q, 4, 4))))

@@ -35,7 +35,7 @@ def _grid(of: Any) -> NDArray[np.uint8]:
 def _even_signs() -> NDArray[np.uint8]:
     """Give for 7 sign bits all 8: an even number of values is negative."""
     signs = np.arange(128, dtype=np.uint8)
-    return signs | (np.bitwise_count(signs) & 1) << 7
+    return signs | (np.bitwise_count(signs) & np.uint8(1)) << np.uint8(7)
 
 
 _IQ1 = _grid(quants.IQ1_S)
@@ -61,7 +61,7 @@ def _put_signed(grid: Any, entry: int, count: int, scale: Any, signs: int, out: 
 
 @inline
 def iq2_xxs(raw: Any, at: int, out: Any, to: int) -> None:
-    """Half d, then for 32 values: 4 bytes of entries, 4 times 7 sign bits, 4 bits of scale s: d (s + 1/2) / 4."""
+    """Half d, then 8 times 4 bytes of entries, 4 times 7 sign bits and 4 of scale s: d (s + 1/2) / 4."""
     d = from_half(load_u16(raw, at))
     for group in range(8):
         entries = at + 2 + 8 * group

@@ -65,14 +65,26 @@ def q3_k(raw: Any, at: int, out: Any, to: int) -> None:
                 q = load_u8(raw, packed + i)
                 h = load_u8(raw, at + 16 * part + i)
                 put(out, first + i, d0 * (to_float(field(q, 0, 2) | field(h, 4 * half, 1) << 2) - _FOUR))
-                put(out, first + 32 + i, d1 * (to_float(field(q, 2, 2) | field(h, 4 * half + 1, 1) << 2) - _FOUR))
-                put(out, first + 64 + i, d2 * (to_float(field(q, 4, 2) | field(h, 4 * half + 2, 1) << 2) - _FOUR))
-                put(out, first + 96 + i, d3 * (to_float(field(q, 6, 2) | field(h, 4 * half + 3, 1) << 2) - _FOUR))
+                put(
+                    out,
+                    first + 32 + i,
+                    d1 * (to_float(field(q, 2, 2) | field(h, 4 * half + 1, 1) << 2) - _FOUR),
+                )
+                put(
+                    out,
+                    first + 64 + i,
+                    d2 * (to_float(field(q, 4, 2) | field(h, 4 * half + 2, 1) << 2) - _FOUR),
+                )
+                put(
+                    out,
+                    first + 96 + i,
+                    d3 * (to_float(field(q, 6, 2) | field(h, 4 * half + 3, 1) << 2) - _FOUR),
+                )
 
 
 @inline
 def _scale_and_min(raw: Any, at: int, group: int) -> tuple[int, int]:
-    """6-bit scale and minimum `group` of 8: the first four are whole bytes' low bits, the others are split."""
+    """6-bit scale and minimum `group` of 8: the first four are low bits of bytes, the others are split."""
     if group < 4:
         return load_u8(raw, at + group) & 63, load_u8(raw, at + 4 + group) & 63
     low = load_u8(raw, at + 4 + group)
@@ -110,7 +122,11 @@ def q5_k(raw: Any, at: int, out: Any, to: int) -> None:
             q = load_u8(raw, at + 48 + 32 * pair + i)
             h = load_u8(raw, at + 16 + i)
             put(out, to + 64 * pair + i, d0 * to_float(field(q, 0, 4) | field(h, 2 * pair, 1) << 4) - e0)
-            put(out, to + 64 * pair + 32 + i, d1 * to_float(field(q, 4, 4) | field(h, 2 * pair + 1, 1) << 4) - e1)
+            put(
+                out,
+                to + 64 * pair + 32 + i,
+                d1 * to_float(field(q, 4, 4) | field(h, 2 * pair + 1, 1) << 4) - e1,
+            )
 
 
 @inline

@@ -110,7 +110,7 @@ def q1_0(raw: Any, at: int, out: Any, to: int) -> None:
 def q2_0(raw: Any, at: int, out: Any, to: int) -> None:
     """Half d, 64 pairs of bits q, lowest first: d (q - 1)."""
     d = from_half(load_u16(raw, at))
-    for i in range(opaque(16)):
+    for i in range(16):
         bits = load_u8(raw, at + 2 + i)
         for j in range(4):
             put(out, to + 4 * i + j, d * (to_float(field(bits, 2 * j, 2)) - _ONE))
