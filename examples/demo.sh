@@ -12,7 +12,7 @@ layer=model.layers.1.self_attn
 run wvindex info examples/tiny-kjv-Q8_0.gguf
 run wvindex build examples/tiny-kjv-Q8_0.gguf --out demo.zarr --overwrite
 run wvindex ls demo.zarr --layer 1
-run wvindex show demo.zarr "$layer.q_proj.weight[0:4, 0:6]"
+run wvindex show demo.zarr "$layer.q_proj.weight[0:4, 0:5]"
 for projection in q k v; do
     run wvindex show demo.zarr "$layer.${projection}_proj.weight"
 done

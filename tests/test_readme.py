@@ -36,7 +36,9 @@ def run(command: list[str], directory: Path) -> str:
 
 
 def test_the_command_line_examples_run(workplace: Path) -> None:
-    commands = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+    commands = [
+        line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")
+    ]
     assert len(commands) >= 5
     for command in commands:
         assert run(["sh", "-c", command], workplace).strip(), command

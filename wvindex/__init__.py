@@ -9,7 +9,7 @@ from wvindex._version import __version__
 from wvindex.errors import WvindexError
 
 if TYPE_CHECKING:
-    from wvindex.build import Progress, build, plan
+    from wvindex.building import Progress, build, plan
     from wvindex.opening import open
     from wvindex.query.database import Store
     from wvindex.query.lazy import Tensor
@@ -30,13 +30,13 @@ __all__ = [
 
 _HOMES = {
     "Plan": "wvindex.transform.plan",
-    "Progress": "wvindex.build",
+    "Progress": "wvindex.building",
     "Store": "wvindex.query.database",
     "Tensor": "wvindex.query.lazy",
-    "build": "wvindex.build",
+    "build": "wvindex.building",
     "errors": "wvindex",
     "open": "wvindex.opening",
-    "plan": "wvindex.build",
+    "plan": "wvindex.building",
 }
 
 

@@ -1,4 +1,4 @@
-"""Write rope.json: python tests/golden/make_rope_golden.py. Rotary frequencies as transformers works them out.
+"""Write rope.json, rotary frequencies as transformers has them: python tests/golden/make_rope_golden.py.
 
 Each case is a `config.json` in the hub's form; beside it stand the frequencies that transformers' rotary
 module has (for LongRoPE both its short and its long ones) and the factor on cos and sin.

@@ -23,7 +23,7 @@ LLAMA = sorted(path.stem for path in GOLDEN.glob("llama-tiny/*.gguf"))
 
 
 def require_logits(store: Path, saved: Path) -> None:
-    """Compare every sequence that `saved` has: ``tokens``/``logits``, or ``tokens16``/``logits16`` and so on."""
+    """Compare every sequence that `saved` has: ``tokens``, ``logits``, or ``tokens16``, ..."""
     with np.load(saved) as arrays, wvindex.open(store) as db:
         model = Model(db)
         lengths = [name.removeprefix("tokens") for name in arrays.files if name.startswith("tokens")]
@@ -85,11 +85,11 @@ def test_tiny_kjv(source: str, saved: str, stores: Stores) -> None:
 
 @pytest.mark.parametrize("name", ["dsv3-tiny", "llama-tiny"])
 def test_remade_models(name: str, remade: Path, stores: Stores) -> None:
-    require_logits(stores.build(remade / name), GOLDEN / name / "float64.logits.npz")
+    require_logits(stores.build(remade / name / "hf"), GOLDEN / name / "float64.logits.npz")
 
 
 def test_a_remade_models_prediction_layer_is_marked(remade: Path, stores: Stores) -> None:
-    with wvindex.open(stores.build(remade / "dsv3-tiny")) as db:
+    with wvindex.open(stores.build(remade / "dsv3-tiny" / "hf")) as db:
         layers = db.config.num_hidden_layers
         beyond = [key for key in db if db[key].mtp]
         assert beyond

@@ -12,7 +12,7 @@ from wvindex.sizes import format_size
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
-    from wvindex.build import Progress
+    from wvindex.building import Progress
 
 Report = Callable[["Progress"], None]
 

@@ -252,7 +252,7 @@ def _token_ids(tokens: Sequence[int] | NDArray[Any], vocab_size: int) -> NDArray
     wrong = np.flatnonzero((ids < 0) | (ids >= vocab_size))
     if wrong.size:
         raise SelectionError(
-            f"token {wrong[0]} is not in the vocabulary",
+            f"token {ids[wrong[0]]} is not in the vocabulary",
             field="tokens",
             expected=f"0 to {vocab_size - 1}",
             found=int(ids[wrong[0]]),

@@ -43,13 +43,14 @@ def expert_spec(spec: ArraySpec, expert: int) -> tuple[ArraySpec, int]:
         raise SelectionError("this tensor is no stack of experts", tensor=spec.key, found=spec.shape)
     count = spec.shape[0]
     index = _checked_index(expert, count, "expert", spec)
-    heads = spec.heads
+    heads, key = spec.heads, expert_key(spec.key, index)
+    alias = spec.part_aliases[index] if len(spec.part_aliases) == count else key
     part = replace(
         spec,
-        key=expert_key(spec.key, index),
+        key=key,
         shape=spec.shape[1:],
         sources=(spec.sources[index],) if len(spec.sources) == count else spec.sources,
-        aliases=(spec.part_aliases[index],) if len(spec.part_aliases) == count else (),
+        aliases=(alias,) if alias != key else (),
         part_aliases=(),
         heads=Heads(axis=heads.axis - 1, count=heads.count) if heads and heads.axis else None,
     )

@@ -1,0 +1,5 @@
+"""``python -m wvindex``."""
+
+from wvindex.cli.main import main
+
+main()
