@@ -13,7 +13,6 @@ import pytest
 
 import wvindex
 from tests.support.checkpoints import checkpoint, names
-from tests.support.memory_source import MemorySource
 from tests.support.safetensors_writer import write_safetensors, write_weights
 from tests.support.stores import Stores
 from wvindex import Progress
@@ -27,6 +26,7 @@ from wvindex.errors import (
     WvindexError,
 )
 from wvindex.query.database import Store
+from wvindex.sources.detect import open_source
 
 ROOT = Path(__file__).parents[1]
 ZOO = ROOT / "tests" / "golden" / "type-zoo.gguf"
@@ -200,15 +200,12 @@ def test_packed_types_survive_bit_for_bit(stores: Stores) -> None:
             assert stored.raw().tobytes() == tensor[1], tensor[0]
             packed[stored.encoding] = stored
         assert len(packed) >= 25
-        assert set(expected.files) <= {tensor[0] for tensor in zoo_tensors()}
         for name in expected.files:
-            np.testing.assert_array_equal(np.asarray(db[name]), expected[name], err_msg=name)
+            np.testing.assert_array_equal(np.asarray(db[f"t_{name}"]), expected[name], err_msg=name)
 
 
 def zoo_tensors() -> list[tuple[str, bytes]]:
     """Find each tensor's bytes by the offsets in the header; the gguf package cannot read types 41 and 42."""
-    from wvindex.sources.detect import open_source
-
     data = ZOO.read_bytes()
     with open_source(ZOO) as source:
         return [(info.name, data[info.offset : info.offset + info.nbytes]) for info in source.tensors()]
@@ -421,7 +418,3 @@ def test_odd_shapes_and_types_survive(tmp_path: Path) -> None:
             found = np.asarray(db[name])
             assert found.dtype == expected.dtype
             np.testing.assert_array_equal(found, expected, err_msg=name)
-
-
-def test_the_support_source_is_a_source() -> None:
-    assert MemorySource({}).format == "safetensors"

@@ -12,7 +12,15 @@ import numba
 import numpy as np
 from numba.extending import register_jitable
 
-from wvindex.formats.kernels._intrinsics import get, put
+from wvindex.formats.kernels._intrinsics import (
+    STREAM_VALUES,
+    get,
+    put,
+    stream,
+    stream_fence,
+    stream_one,
+    unaligned_values,
+)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -67,20 +75,50 @@ def decode_kernel(name: str, block: Block, block_size: int, type_size: int) -> K
 
 def narrow_kernel(name: str, block: Block, block_size: int, type_size: int) -> Kernel:
     """Make a kernel as `decode_kernel` does, for an `out` of 16 bits: decodes by tiles, and rounds those."""
+    return _tiled(f"narrow_{name}", block, block_size, type_size, _put_tile)
+
+
+def stream_kernel(name: str, block: Block, block_size: int, type_size: int) -> Kernel:
+    """Make a kernel as `decode_kernel` does, for an `out` that is larger than the caches."""
+    return _tiled(f"stream_{name}", block, block_size, type_size, _stream_tile)
+
+
+def _tiled(
+    name: str, block: Block, block_size: int, type_size: int, emit: Callable[[Any, int, Any, int], None]
+) -> Kernel:
+    """Make a kernel that decodes a tile, and then emits it: ``emit(tile, count, out, to)``."""
     tile_blocks = TILE_VALUES // block_size
 
-    def narrow(raw: Any, raw_stride: int, out: Any, out_stride: int, n_rows: int, n_blocks: int) -> None:
+    def decode(raw: Any, raw_stride: int, out: Any, out_stride: int, n_rows: int, n_blocks: int) -> None:
         tile = np.empty(TILE_VALUES, np.float32)
         for row in range(n_rows):
             for first in range(0, n_blocks, tile_blocks):
                 count = min(tile_blocks, n_blocks - first)
-                at, to = row * raw_stride + first * type_size, row * out_stride + first * block_size
+                at = row * raw_stride + first * type_size
                 for i in range(count):
                     block(raw, at + i * type_size, tile, i * block_size)
-                for i in range(count * block_size):
-                    put(out, to + i, get(tile, i))
+                emit(tile, count * block_size, out, row * out_stride + first * block_size)
+        stream_fence()
 
-    return compiled(narrow, f"narrow_{name}")
+    return compiled(decode, name)
+
+
+@inline
+def _put_tile(tile: Any, count: int, out: Any, to: int) -> None:
+    for i in range(count):
+        put(out, to + i, get(tile, i))
+
+
+@inline
+def _stream_tile(tile: Any, count: int, out: Any, to: int) -> None:
+    head = min(unaligned_values(out, to), count)
+    body = head + (count - head) // STREAM_VALUES * STREAM_VALUES
+    for i in range(head):
+        stream_one(out, to + i, get(tile, i))
+    for i in range(head, body, STREAM_VALUES):
+        stream(out, to + i, tile, i)
+    for i in range(body, count):
+        stream_one(out, to + i, get(tile, i))
 
 
 def dot_kernel(name: str, block: Block, block_size: int, type_size: int) -> Kernel:
