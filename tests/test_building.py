@@ -231,7 +231,7 @@ def test_quantized_rows_of_llama_move_whole(stores: Stores) -> None:
 @pytest.mark.parametrize("name", ["llama", "qwen3_moe", "deepseek_v3", "deepseek_v3-fp8"])
 @pytest.mark.parametrize("options", [{}, {"mla": "both", "dtype": "float16"}], ids=["default", "all"])
 def test_two_builds_are_byte_identical(
-    name: str, options: dict[str, str], stores: Stores, tmp_path: Path
+    name: str, options: dict[str, Any], stores: Stores, tmp_path: Path
 ) -> None:
     source = stores.safetensors(name)
     first = wvindex.build(source, tmp_path / "first.zarr", **options)
@@ -402,7 +402,7 @@ def test_safetensors_without_configuration_build_as_well(tmp_path: Path) -> None
 
 
 def test_odd_shapes_and_types_survive(tmp_path: Path) -> None:
-    odd = {
+    odd: dict[str, Any] = {
         "scalar": np.array(1.5, np.float32),
         "empty": np.zeros((0, 4), np.float16),
         "no columns": np.zeros((4, 0), np.float32),

@@ -17,12 +17,18 @@ BUDGET = 512 << 20
 BLOCK = 16 << 20
 
 # Run in a process of its own, whose peak is the build's alone: imports, libraries and threads included.
+# Linux counts the parent's memory at the fork into ru_maxrss; VmHWM begins anew with the program.
 SCRIPT = """
 import json, resource, sys
+from pathlib import Path
 import wvindex
 wvindex.build(sys.argv[1], sys.argv[2], **json.loads(sys.argv[3]))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(peak)
+status = Path("/proc/self/status")
+if status.exists():
+    [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+    print(int(line.split()[1]) * 1024)
+else:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 Shapes = dict[str, tuple[int, ...]]
@@ -81,9 +87,9 @@ def llama(gigabytes: float) -> tuple[dict[str, Any], Shapes]:
     return config | {"num_hidden_layers": layers}, shapes
 
 
-def deepseek_v3() -> tuple[dict[str, Any], Shapes]:
-    """Give one attention layer of DeepSeek-V3's own size: absorbed, its Q and K are 1.4 GB in float32."""
-    hidden, heads, q_rank, kv_rank, nope, rope, v = 7168, 128, 1536, 512, 128, 64, 128
+def deepseek_v3(heads: int) -> tuple[dict[str, Any], Shapes]:
+    """Give one attention layer of DeepSeek-V3's size: with 64 heads, Q and K are 0.7 GB in float32."""
+    hidden, q_rank, kv_rank, nope, rope, v = 7168, 1536, 512, 128, 64, 128
     config = {
         "model_type": "deepseek_v3",
         "hidden_size": hidden,
@@ -117,9 +123,9 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
 def peak_of_build(source: Path, **options: str) -> int:
     """Build in a process of its own and give its peak resident memory in bytes."""
     arguments = [source, source.with_suffix(".zarr"), json.dumps({"max_memory": BUDGET} | options)]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *map(str, arguments)], check=True, capture_output=True, text=True, timeout=300
-    )
+    command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
     return int(done.stdout)
 
 
@@ -129,12 +135,19 @@ def test_a_model_of_2_gb_builds_in_512_mib(scratch: Path) -> None:
     assert peak_of_build(source) <= BUDGET
 
 
-@pytest.mark.parametrize("absorbed_dtype", ["float32", "bfloat16"])
-def test_an_absorbed_layer_larger_than_the_budget_builds_in_it(absorbed_dtype: str, scratch: Path) -> None:
-    source = write_model(scratch / "deepseek", *deepseek_v3())
-    assert peak_of_build(source, absorbed_dtype=absorbed_dtype) <= BUDGET
+def test_an_absorbed_layer_larger_than_the_budget_builds_in_it(scratch: Path) -> None:
+    source = write_model(scratch / "deepseek", *deepseek_v3(heads=64))
+    assert peak_of_build(source) <= BUDGET
+
+
+def test_biases_and_narrow_products_build_in_it_as_well(scratch: Path) -> None:
+    config, shapes = deepseek_v3(heads=32)
+    shapes["model.layers.0.self_attn.q_a_proj.bias"] = (1536,)
+    shapes["model.layers.0.self_attn.kv_a_proj_with_mqa.bias"] = (576,)
+    source = write_model(scratch / "deepseek", config, shapes)
+    assert peak_of_build(source, absorbed_dtype="bfloat16") <= BUDGET
 
 
 def test_a_cast_builds_in_its_budget(scratch: Path) -> None:
-    source = write_model(scratch / "llama", *llama(0.6))
+    source = write_model(scratch / "llama", *llama(1.0))
     assert peak_of_build(source, dtype="float32") <= BUDGET

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from tests.support.checkpoints import checkpoint, config_v5, names
-from tests.support.golden import GOLDEN
 from tests.support.memory_source import MemorySource
 from tests.support.stores import Stores
 from wvindex.arch.config import ModelConfig
@@ -53,7 +52,30 @@ FAMILY_OF = {
 NO_DEFAULTS = [name for name in FAMILY_OF if name != "gemma3"]
 """Gemma 3's published checkpoints leave out what equals its configuration class's defaults."""
 
-MINICPM3: dict[str, Any] = json.loads((GOLDEN / "families/minicpm3/hf/config.json").read_text())
+MINICPM3: dict[str, Any] = {
+    "model_type": "minicpm3",
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 64,
+    "kv_lora_rank": 64,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 8,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 2048,
+    "vocab_size": 512,
+    "scale_emb": 12,
+    "scale_depth": 1.4,
+    "dim_model_base": 256,
+    "rope_scaling": {
+        "type": "longrope",
+        "short_factor": [1.0, 1.05, 1.1, 1.15],
+        "long_factor": [1.0, 1.1, 1.2, 1.3],
+        "original_max_position_embeddings": 2048,
+    },
+}
 
 
 def refused(config: Mapping[str, Any]) -> MetadataError:
@@ -198,6 +220,8 @@ def test_a_missing_field_is_named(name: str, field: str) -> None:
         ("gemma2", "sliding_window", 0),
         ("gemma3", "rope_scaling", "linear"),
         ("mixtral", "num_experts_per_tok", 5),
+        ("mixtral", "num_local_experts", 1 << 40),
+        ("deepseek_v3", "n_routed_experts", 1 << 40),
         ("deepseek_v3", "n_group", 3),
         ("deepseek_v3", "topk_group", 5),
         ("deepseek_v3", "topk_group", 0),
@@ -306,7 +330,7 @@ def test_a_key_with_one_value_a_layer_may_be_uniform(stores: Stores) -> None:
 def test_rotary_factors_of_another_kind_are_refused(stores: Stores) -> None:
     with open_source(stores.gguf("llama")) as source:
         config = dict(source.config())
-    for wrong in (np.ones(16, np.float16), np.ones((4, 4), np.float32)):
+    for wrong in (np.ones(16, np.float16), np.ones((4, 4), np.float32), np.ones(1 << 17, np.float32)):
         with pytest.raises(MetadataError) as caught:
             identify(
                 MemorySource(

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 import wvindex
 from tests.support.checkpoints import checkpoint, golden, names
-from tests.support.golden import GOLDEN
 from tests.support.stores import Stores
 from wvindex.infer import Model
 
@@ -85,7 +84,3 @@ def test_from_llama_cpps_quantized_files(kind: str, stores: Stores) -> None:
         store = stores.build(HERE / f"llama-tiny-{kind}.gguf")
         for length in (16, 96):
             require_golden(logits(store, saved[f"tokens{length}"]), saved[f"logits{length}"])
-
-
-def test_the_reference_directory_is_there() -> None:
-    assert (GOLDEN / "make_models.py").is_file()

@@ -12,14 +12,15 @@ import pytest
 from numpy.typing import NDArray
 
 import wvindex
-from tests.support.golden import GOLDEN
-from tests.support.stores import Stores
+from tests.support.golden import GOLDEN, golden
+from tests.support.planned import require_whole_ledger
+from tests.support.stores import Stores, require_same_store
 from wvindex.infer import Model
 
 TOLERANCE = 5e-4 / 3  # of the logits' standard deviation
-FAMILIES = sorted(path.name for path in GOLDEN.glob("families/*"))
+FAMILIES = [path.name for path in golden("families/*")]
 KINDS = {"hf": "logits", "{}-BF16.gguf": "logits", "{}-Q4_K_M.gguf": "q4km_logits"}
-LLAMA = sorted(path.stem for path in GOLDEN.glob("llama-tiny/*.gguf"))
+LLAMA = [path.stem for path in golden("llama-tiny/*.gguf")]
 
 
 def require_logits(store: Path, saved: Path) -> None:
@@ -81,6 +82,19 @@ def test_dsv2lite_tiny(stores: Stores) -> None:
 def test_tiny_kjv(source: str, saved: str, stores: Stores) -> None:
     directory = GOLDEN / "tiny-kjv"
     require_logits(stores.build(directory / source), directory / f"{saved}.logits.npz")
+
+
+@pytest.mark.parametrize("path", golden("**/*.gguf"), ids=lambda path: path.stem)
+def test_every_tensor_is_accounted_for(path: Path) -> None:
+    plan = wvindex.plan(path)
+    require_whole_ledger(plan, [entry.tensor for entry in plan.ledger])
+    assert all(op.spec.mapped for op in plan.operations) == (path.stem != "type-zoo")
+
+
+@pytest.mark.parametrize("path", golden("**/*Q4_K_M.gguf"), ids=lambda path: path.stem)
+def test_a_bare_file_is_the_store_that_keeps(path: Path, stores: Stores) -> None:
+    with wvindex.open(path) as bare, wvindex.open(stores.build(path, mla="keep")) as built:
+        require_same_store(bare, built)
 
 
 @pytest.mark.parametrize("name", ["dsv3-tiny", "llama-tiny"])

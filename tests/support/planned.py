@@ -55,3 +55,21 @@ def stored(plan: Plan, key: str) -> bytes:
     out = bytearray(op.spec.n_rows * op.spec.row_bytes)
     op.rows.read_rows(0, op.spec.n_rows, memoryview(out))
     return bytes(out)
+
+
+def require_whole_ledger(plan: Plan, tensors: list[str]) -> None:
+    """Every source tensor once, each with the arrays that hold it or the reason why none does."""
+    assert plan.refusals == ()
+    assert [entry.tensor for entry in plan.ledger] == tensors
+    written = {op.spec.key: op.spec for op in plan.operations}
+    assert len(written) == len(plan.operations)
+    for entry in plan.ledger:
+        assert entry.keys or entry.reason == "config.rope", entry
+        assert entry.reason in {None, "scales", "config.rope"}
+        assert len(set(entry.keys)) == len(entry.keys)
+        if entry.reason is None:
+            assert all(entry.tensor in written[key].sources for key in entry.keys)
+    for key, found in written.items():
+        assert found.sources, key
+        assert set(found.sources) <= {entry.tensor for entry in plan.ledger}
+        assert all(key in entry.keys for entry in plan.ledger if entry.tensor in found.sources)

@@ -6,11 +6,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import wvindex
 from tests.support.checkpoints import checkpoint
 from tests.support.gguf_metadata import MLAForm
 from tests.support.gguf_writer import write_gguf
 from tests.support.safetensors_writer import Experts, Form, write_safetensors
+from wvindex.query.database import Store
 
 
 class Stores:
@@ -37,3 +40,15 @@ class Stores:
             out = self.root / f"store-{len(self._built)}.zarr"
             self._built[key] = wvindex.build(source, out, **options)
         return self._built[key]
+
+
+def require_same_store(bare: Store, built: Store) -> None:
+    """Compare the view of a bare checkpoint with the store that keeps: specs, bytes, values."""
+    assert bare.config == built.config
+    assert list(bare) == list(built)
+    for key in bare:
+        assert bare[key].spec == built[key].spec
+        np.testing.assert_array_equal(bare[key].raw(), built[key].raw(), err_msg=key)
+        np.testing.assert_array_equal(np.asarray(bare[key]), np.asarray(built[key]), err_msg=key)
+        if bare[key].scale_block is not None:
+            np.testing.assert_array_equal(bare[key].scales(), built[key].scales())

@@ -361,6 +361,39 @@ def test_geometry_that_the_tensors_contradict_is_refused(changes: dict[str, Any]
     assert all(error.expected is not None and error.found is not None for error in errors)
 
 
+def test_heads_without_number_are_refused_before_a_table_is_made() -> None:
+    for name in ("deepseek_v3-norope-scaling", "deepseek_v2_lite"):
+        many = {"num_attention_heads": 1 << 40, "num_key_value_heads": 1 << 40}
+        assert all(isinstance(error, MetadataError) for error in refusals(name, config=many))
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "shape"),
+    [
+        ("deepseek_v3-bias", "q_a_proj.bias", (95,)),
+        ("deepseek_v3-bias", "q_a_proj.bias", (96, 1)),
+        ("deepseek_v3-bias", "kv_a_proj_with_mqa.bias", (64,)),
+        ("deepseek_v2_lite", "q_proj.bias", (191,)),
+    ],
+)
+def test_a_bias_that_does_not_fit_is_refused(name: str, key: str, shape: tuple[int, ...]) -> None:
+    key = ATTN.format(1, key)
+    [error] = refusals(name, {key: np.ones(shape, np.float32)})
+    assert isinstance(error, MetadataError)
+    assert (error.tensor, error.found) == (key, shape)
+
+
+def test_a_bias_of_a_plain_query_projection_moves_with_its_rows() -> None:
+    key = ATTN.format(1, "q_proj.bias")
+    bias = np.arange(4 * 48, dtype=np.float32)
+    plan = plan_of("deepseek_v2_lite", {key: bias})
+    heads = bias.reshape(4, 48)
+    turned = heads[:, 32:].reshape(4, 8, 2).swapaxes(1, 2).reshape(4, 16)
+    expected = np.concatenate([turned, heads[:, :32]], axis=1).ravel()
+    np.testing.assert_array_equal(values(plan, key), expected)
+    assert (spec(plan, key).exactness, spec(plan, key).transforms) == ("reordered", ("rope_first",))
+
+
 @pytest.mark.parametrize("factor", FACTORS)
 def test_a_missing_factor_is_refused(factor: str) -> None:
     key = ATTN.format(1, f"{factor}.weight")

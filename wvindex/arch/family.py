@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from wvindex.arch.config import LayerType, ModelConfig, MoE, Rope
 from wvindex.arch.fields import Fields
 from wvindex.arch.rope import KNOWN_TYPES, rope, rope_fields
 from wvindex.limits import MAX_LAYERS
+
+MAX_EXPERTS: Final = 1 << 16
+"""Routed experts of a layer: real models have some hundred; tables are made with an entry an expert."""
 
 RawMetadata = Mapping[str, Any]
 HubForm = dict[str, Any]
@@ -138,6 +141,8 @@ def moe(f: Fields, *experts: str, width: str = "moe_intermediate_size", **specia
         moe_intermediate_size=_positive(f, width),
         **special,
     )
+    if routing.n_routed_experts > MAX_EXPERTS:
+        raise f.error(count, f"at most {MAX_EXPERTS}", routing.n_routed_experts)
     if routing.num_experts_per_tok > routing.n_routed_experts:
         raise f.error(
             "num_experts_per_tok", f"at most {routing.n_routed_experts}", routing.num_experts_per_tok

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from wvindex.arch.family import HubForm
+from wvindex.arch.rope import MAX_ROTARY_DIM
 from wvindex.errors import MetadataError
 from wvindex.formats.encodings import F32
 from wvindex.sources.base import Source
@@ -117,12 +118,12 @@ def rope_tensors(source: Source) -> dict[str, list[float]]:
         field = ROPE_TENSORS.get(info.name)
         if field is None:
             continue
-        if info.encoding != F32 or len(info.shape) != 1:
+        if info.encoding != F32 or len(info.shape) != 1 or info.shape[0] > MAX_ROTARY_DIM:
             raise MetadataError(
-                "rotary factors are not a vector of float32",
+                "rotary factors are not a short vector of float32",
                 file=info.file,
                 tensor=info.name,
-                expected="F32, one dimension",
+                expected=f"F32, one dimension, at most {MAX_ROTARY_DIM}",
                 found=f"{info.encoding.name}, {info.shape}",
             )
         values = np.frombuffer(source.read(info, 0, info.nbytes), dtype="<f4")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wvindex.errors import TensorLayoutError, UsageError
+from wvindex.formats import kernels
 from wvindex.formats.encodings import Encoding
 from wvindex.formats.fp8 import decode_fp8, scale_rows_of
 from wvindex.formats.ggml import decode_blocks
@@ -81,7 +82,8 @@ def encode_plain(values: NDArray[np.float32], encoding: Encoding, out: NDArray[A
         raise UsageError(
             f"float32 cannot be cast to {encoding.name}", expected=encoding.dtype, found=out.dtype
         )
-    _cast(values, out)
+    if not kernels.narrow(values, out):
+        _cast(values, out)
 
 
 def _cast(values: NDArray[Any], out: NDArray[Any]) -> None:
@@ -93,7 +95,8 @@ def _copy_plain(raw: NDArray[np.uint8], encoding: Encoding, out: NDArray[Any]) -
     if encoding.dtype is None or raw.shape != (out.shape[0], encoding.row_bytes(out.shape[1])):
         expected = (out.shape[0], encoding.row_bytes(out.shape[1]))
         raise TensorLayoutError(f"rows of {encoding.name}", expected=expected, found=raw.shape)
-    _cast(raw.view(encoding.dtype), out)
+    if not kernels.decode(raw, encoding, out):
+        _cast(raw.view(encoding.dtype), out)
 
 
 def _decode(
@@ -118,7 +121,9 @@ def _decode_narrow(
     scales: NDArray[np.float32] | None,
     first_row: int,
 ) -> None:
-    """Decode through a bounded float32 tile of whole rows."""
+    """Decode by a kernel that rounds, or else through a bounded float32 tile of whole rows."""
+    if kernels.decode(raw, encoding, out, scales=scales, first_row=first_row):
+        return
     n_rows, n_values = out.shape
     tile_rows = max(1, min(n_rows, _TILE_VALUES // max(1, n_values)))
     tile = np.empty((tile_rows, n_values), np.float32)

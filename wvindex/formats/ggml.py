@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wvindex.errors import TensorLayoutError, UndecodableType
+from wvindex.formats import kernels
 from wvindex.formats.encodings import ENCODINGS, Encoding
 
 BlockDecoder: TypeAlias = Callable[[NDArray[np.uint8], NDArray[np.float32]], None]
@@ -38,10 +39,12 @@ def decode_blocks(raw: NDArray[np.uint8], encoding: Encoding, out: NDArray[np.fl
     TensorLayoutError
         If the shapes of `raw` and `out` do not belong together.
     """
+    _require_rows(raw, encoding, out)
+    if kernels.decode(raw, encoding, out):
+        return
     decoder = _decoder(encoding.name)
     if decoder is None:
         raise UndecodableType("no decoder for this block type", found=encoding.name)
-    _require_rows(raw, encoding, out)
     block, size = encoding.block_size, encoding.type_size
     with np.errstate(all="ignore"):
         for rows, run in tile_slices(out.shape[0], out.shape[1] // block, TILE_VALUES // block):
@@ -55,7 +58,7 @@ def decode_blocks(raw: NDArray[np.uint8], encoding: Encoding, out: NDArray[np.fl
 
 def can_decode(encoding: Encoding) -> bool:
     """Whether `decode_blocks` knows the packed `encoding`."""
-    return _decoder(encoding.name) is not None
+    return kernels.has_kernel(encoding) or _decoder(encoding.name) is not None
 
 
 def _require_rows(raw: NDArray[np.uint8], encoding: Encoding, out: NDArray[np.float32]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Final
 
 from wvindex.arch.config import ModelConfig
@@ -268,7 +269,7 @@ def _check_experts(
     parts: dict[int, Rows], key: str, contributions: Sequence[Contribution], count: int, width: int
 ) -> None:
     first = contributions[0].info
-    missing = [expert for expert in range(count) if expert not in parts]
+    missing = list(islice((expert for expert in range(count) if expert not in parts), 8))
     if missing or not count:
         raise MetadataError(
             f"experts of {key} are missing",
@@ -276,7 +277,7 @@ def _check_experts(
             tensor=first.name,
             field="n_routed_experts",
             expected=f"{count} experts",
-            found=f"none numbered {missing[:8]}" if missing else "experts in a model without routing",
+            found=f"none numbered {missing}" if missing else "experts in a model without routing",
         )
     for contribution in contributions:
         if contribution.info.shape != first.shape:

@@ -79,6 +79,11 @@ class MlaLayer:
         return self.config.num_attention_heads or 0
 
     @property
+    def query_rows(self) -> int:
+        """Rows of Q: of all heads together."""
+        return self.num_heads * (self.geometry.qk_nope_head_dim + self.geometry.qk_rope_head_dim)
+
+    @property
     def is_split(self) -> bool:
         """Whether K's and V's factors are tensors of their own, as llama.cpp's newer files have them."""
         return f"{_K_B}.weight" in self.targets
@@ -122,6 +127,10 @@ class MlaLayer:
             )
         check_decodable(found.info.encoding, found.info)
         return found
+
+    def get_if_any(self, role: str, shape: tuple[int, ...], field: str) -> Contribution | None:
+        """Give the one tensor of a role, as `get`; None where there is none."""
+        return self.get(role, shape, field) if role in self.targets else None
 
     def rows(
         self,
@@ -223,15 +232,15 @@ def _check_biases(context: MlaLayer) -> None:
 
 def _queries(context: MlaLayer, scale: RowScale | None) -> Iterator[Planned]:
     g, heads, hidden = context.geometry, context.num_heads, context.config.hidden_size or 0
-    order = q_order(g, heads)
     if g.q_lora_rank is None:
-        yield from _reordered_queries(context, order)
+        yield from _reordered_queries(context)
         return
     q_a = context.get(f"{_Q_A}.weight", (g.q_lora_rank, hidden), "q_lora_rank")
     norm = context.get(f"{_Q_NORM}.weight", (g.q_lora_rank,), "q_lora_rank")
-    q_b = context.get(f"{_Q_B}.weight", (order.size, g.q_lora_rank), "qk_nope_head_dim")
+    q_b = context.get(f"{_Q_B}.weight", (context.query_rows, g.q_lora_rank), "qk_nope_head_dim")
     used = (q_a, norm, q_b)
-    bias = context.find(f"{_Q_A}.bias")
+    bias = context.get_if_any(f"{_Q_A}.bias", (g.q_lora_rank,), "q_lora_rank")
+    order = q_order(g, heads)
 
     def factor() -> Factor:
         return Factor(context.values(q_a), np.empty((0, hidden), np.float32))
@@ -242,11 +251,12 @@ def _queries(context: MlaLayer, scale: RowScale | None) -> Iterator[Planned]:
         yield product.bias(order, f"{_Q}.bias", (*used, bias), lambda: context.values(bias), None)
 
 
-def _reordered_queries(context: MlaLayer, order: Order) -> Iterator[Planned]:
+def _reordered_queries(context: MlaLayer) -> Iterator[Planned]:
     """Without q_lora_rank, Q is W_q with its rows moved: packed rows move whole."""
     field = "q_lora_rank" if f"{_Q_A}.weight" in context.targets else "qk_nope_head_dim"
-    weight = context.get(f"{_Q}.weight", (order.size, context.config.hidden_size or 0), field)
-    bias = context.find(f"{_Q}.bias")
+    weight = context.get(f"{_Q}.weight", (context.query_rows, context.config.hidden_size or 0), field)
+    bias = context.get_if_any(f"{_Q}.bias", (context.query_rows,), "qk_nope_head_dim")
+    order = q_order(context.geometry, context.num_heads)
     for contribution in (weight, bias) if bias is not None else (weight,):
         info = contribution.info
         rows: Rows
@@ -269,7 +279,7 @@ def _keys_and_values(context: MlaLayer, scales: Mapping[str, RowScale]) -> Itera
     rank, rope = g.kv_lora_rank, g.qk_rope_head_dim
     kv_a = context.get(f"{_KV_A}.weight", (rank + rope, hidden), "kv_lora_rank")
     norm = context.get(f"{_KV_NORM}.weight", (rank,), "kv_lora_rank")
-    bias = context.find(f"{_KV_A}.bias")
+    bias = context.get_if_any(f"{_KV_A}.bias", (rank + rope,), "kv_lora_rank")
     turned = tail_order(g)
 
     def factor() -> Factor:

@@ -5,26 +5,25 @@ Light to import: numba is loaded, and a kernel compiled or taken from numba's ca
 
 from wvindex.formats.kernels.parallel import decode_parallel, dot_parallel, threads
 from wvindex.formats.kernels.rows import (
-    MAX_VECTORS,
     RowDecoder,
-    can_dot,
     decode,
     decode_fp8_rows,
     decoder,
     dot,
     narrow,
 )
+from wvindex.formats.kernels.table import MAX_VECTORS, has_kernel
 
 __all__ = [
     "MAX_VECTORS",
     "RowDecoder",
-    "can_dot",
     "decode",
     "decode_fp8_rows",
     "decode_parallel",
     "decoder",
     "dot",
     "dot_parallel",
+    "has_kernel",
     "narrow",
     "threads",
 ]

@@ -12,15 +12,9 @@ import numba
 import numpy as np
 from numba.extending import register_jitable
 
-from wvindex.formats.kernels._intrinsics import (
-    STREAM_VALUES,
-    get,
-    put,
-    stream,
-    stream_fence,
-    stream_one,
-    unaligned_values,
-)
+from wvindex.formats.kernels._intrinsics import get, put
+from wvindex.formats.kernels._stream import STREAM_VALUES, stream, stream_fence, stream_one, unaligned_values
+from wvindex.formats.kernels.table import MAX_VECTORS
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -31,9 +25,6 @@ Kernel: TypeAlias = Callable[..., None]
 
 TILE_VALUES: Final = 256
 """Values that a dot product decodes at once: 1 KiB stays in the first-level cache."""
-
-MAX_VECTORS: Final = 8
-"""Vectors that a dot product takes at once."""
 
 # Sums may be regrouped and fused; NaN and infinity still count.
 _SUMMATION: Final = {"reassoc", "contract", "nsz"}

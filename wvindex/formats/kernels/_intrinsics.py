@@ -16,9 +16,9 @@ from typing import Any, Final
 from llvmlite import ir
 from numba import extending, types
 
-_INT: Final = ir.IntType(32)
-_LONG: Final = ir.IntType(64)
-_FLOAT: Final = ir.FloatType()
+INT: Final = ir.IntType(32)
+LONG: Final = ir.IntType(64)
+FLOAT: Final = ir.FloatType()
 
 Codegen = Callable[[Any, Any, Any, Any], Any]
 """numba's: (context, builder, signature, arguments) -> value."""
@@ -28,15 +28,16 @@ intrinsic: Any = extending.intrinsic
 
 
 def _int(value: int) -> Any:
-    return ir.Constant(_INT, value)
+    return ir.Constant(INT, value)
 
 
-def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+def address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    """Point at an array's item."""
     data = context.make_array(array_type)(context, builder, array).data
     return builder.gep(data, [index], inbounds=True)
 
 
-def _mark_apart(instruction: Any, kind: str) -> None:
+def mark_apart(instruction: Any, kind: str) -> None:
     """Tell LLVM that what is loaded from encoded bytes is never what is stored (LangRef, "noalias")."""
     module = instruction.module
     domain = module.add_metadata(["wvindex kernels"])
@@ -49,10 +50,10 @@ def _loader(bits: int, signed: bool = False) -> Any:
 
     def typed(typing: Any, raw: Any, at: Any) -> tuple[Any, Codegen]:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            address = _address(context, builder, signature.args[0], args[0], args[1])
-            value = builder.load(builder.bitcast(address, ir.IntType(bits).as_pointer()), align=1)
-            _mark_apart(value, "alias.scope")
-            return builder.sext(value, _LONG) if signed else builder.zext(value, _LONG)
+            place = address(context, builder, signature.args[0], args[0], args[1])
+            value = builder.load(builder.bitcast(place, ir.IntType(bits).as_pointer()), align=1)
+            mark_apart(value, "alias.scope")
+            return builder.sext(value, LONG) if signed else builder.zext(value, LONG)
 
         return types.int64(raw, types.intp), generate
 
@@ -67,7 +68,7 @@ load_u32: Callable[[Any, int], int] = _loader(32)
 
 def _get(typing: Any, values: Any, at: Any) -> tuple[Any, Codegen]:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_address(context, builder, signature.args[0], args[0], args[1]))
+        return builder.load(address(context, builder, signature.args[0], args[0], args[1]))
 
     return values.dtype(values, types.intp), generate
 
@@ -78,7 +79,7 @@ get: Callable[[Any, int], Any] = intrinsic(_get)
 
 def _opaque(typing: Any, count: Any) -> tuple[Any, Codegen]:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.asm(ir.FunctionType(_LONG, [_LONG]), "", "=r,0", args, side_effect=False)
+        return builder.asm(ir.FunctionType(LONG, [LONG]), "", "=r,0", args, side_effect=False)
 
     return types.int64(types.int64), generate
 
@@ -96,9 +97,9 @@ def _widen(builder: Any, code: Any, exponent_bits: int, mantissa_bits: int) -> A
     normal = builder.add(magnitude, _int(rebias << 23))
     # Subnormal: as if the exponent were 1, less the leading one that this implies.
     one = _int(rebias + 1 << 23)
-    excess = builder.fsub(builder.bitcast(builder.add(magnitude, one), _FLOAT), builder.bitcast(one, _FLOAT))
+    excess = builder.fsub(builder.bitcast(builder.add(magnitude, one), FLOAT), builder.bitcast(one, FLOAT))
     is_subnormal = builder.icmp_signed("<", magnitude, _int(1 << 23))
-    finite = builder.select(is_subnormal, builder.bitcast(excess, _INT), normal)
+    finite = builder.select(is_subnormal, builder.bitcast(excess, INT), normal)
     if (exponent_bits, mantissa_bits) == (4, 3):  # E4M3 has no infinity, and one NaN.
         is_special = builder.icmp_signed("==", magnitude, _int(0x7F << shift))
         special = _int(0x7FC00000)
@@ -110,7 +111,7 @@ def _widen(builder: Any, code: Any, exponent_bits: int, mantissa_bits: int) -> A
         special = builder.add(magnitude, _int(255 - top << 23))
     value = builder.select(is_special, special, finite)
     sign = builder.and_(builder.shl(code, _int(31 - magnitude_bits)), _int(1 << 31))
-    return builder.bitcast(builder.or_(value, sign), _FLOAT)
+    return builder.bitcast(builder.or_(value, sign), FLOAT)
 
 
 def _widener(exponent_bits: int, mantissa_bits: int) -> Any:
@@ -118,7 +119,7 @@ def _widener(exponent_bits: int, mantissa_bits: int) -> Any:
 
     def typed(typing: Any, code: Any) -> tuple[Any, Codegen]:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return _widen(builder, builder.trunc(args[0], _INT), exponent_bits, mantissa_bits)
+            return _widen(builder, builder.trunc(args[0], INT), exponent_bits, mantissa_bits)
 
         return types.float32(types.int64), generate
 
@@ -133,31 +134,31 @@ from_e2m1: Callable[[int], Any] = _widener(2, 1)
 
 def _from_bits(typing: Any, bits: Any) -> tuple[Any, Codegen]:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(builder.trunc(args[0], _INT), _FLOAT)
+        return builder.bitcast(builder.trunc(args[0], INT), FLOAT)
 
     return types.float32(types.int64), generate
 
 
 def _to_float(typing: Any, value: Any) -> tuple[Any, Codegen]:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.sitofp(builder.trunc(args[0], _INT), _FLOAT)
+        return builder.sitofp(builder.trunc(args[0], INT), FLOAT)
 
     return types.float32(types.int64), generate
 
 
 def _field(typing: Any, value: Any, shift: Any, width: Any) -> tuple[Any, Codegen]:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        number, shift, width = (builder.trunc(arg, _INT) for arg in args)
+        number, shift, width = (builder.trunc(arg, INT) for arg in args)
         mask = builder.sub(builder.shl(_int(1), width), _int(1))
-        return builder.zext(builder.and_(builder.lshr(number, shift), mask), _LONG)
+        return builder.zext(builder.and_(builder.lshr(number, shift), mask), LONG)
 
     return types.int64(types.int64, types.int64, types.int64), generate
 
 
 def _negate_if(typing: Any, value: Any, bit: Any) -> tuple[Any, Codegen]:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        sign = builder.shl(builder.trunc(args[1], _INT), _int(31))
-        return builder.bitcast(builder.xor(builder.bitcast(args[0], _INT), sign), _FLOAT)
+        sign = builder.shl(builder.trunc(args[1], INT), _int(31))
+        return builder.bitcast(builder.xor(builder.bitcast(args[0], INT), sign), FLOAT)
 
     return types.float32(types.float32, types.int64), generate
 
@@ -174,7 +175,7 @@ negate_if: Callable[[Any, int], Any] = intrinsic(_negate_if)
 
 def _narrow_to_half(builder: Any, value: Any) -> Any:
     """Round a float32 to half's bits (i32): to nearest even; NaN becomes quiet."""
-    bits = builder.bitcast(value, _INT)
+    bits = builder.bitcast(value, INT)
     sign = builder.and_(builder.lshr(bits, _int(16)), _int(0x8000))
     magnitude = builder.and_(bits, _int(0x7FFFFFFF))
     # Exponent from bias 127 to 15, and almost half a unit up: one more where the last bit kept is odd.
@@ -182,8 +183,8 @@ def _narrow_to_half(builder: Any, value: Any) -> Any:
     rounded = builder.add(builder.add(magnitude, _int((15 - 127 << 23) + 0xFFF)), odd)
     normal = builder.lshr(rounded, _int(13))
     # Subnormal: the sum with 0.5 has the wanted unit in its last place, so the addition rounds.
-    shifted = builder.fadd(builder.bitcast(magnitude, _FLOAT), ir.Constant(_FLOAT, 0.5))
-    subnormal = builder.sub(builder.bitcast(shifted, _INT), _int(0x3F000000))
+    shifted = builder.fadd(builder.bitcast(magnitude, FLOAT), ir.Constant(FLOAT, 0.5))
+    subnormal = builder.sub(builder.bitcast(shifted, INT), _int(0x3F000000))
     is_nan = builder.icmp_signed(">", magnitude, _int(0x7F800000))
     too_large = builder.select(is_nan, _int(0x7E00), _int(0x7C00))
     is_subnormal = builder.icmp_signed("<", magnitude, _int(127 - 14 << 23))
@@ -194,7 +195,7 @@ def _narrow_to_half(builder: Any, value: Any) -> Any:
 
 def _narrow_to_brain(builder: Any, value: Any) -> Any:
     """Round a float32 to bfloat16's bits (i32): to nearest even; NaN becomes quiet."""
-    bits = builder.bitcast(value, _INT)
+    bits = builder.bitcast(value, INT)
     high = builder.lshr(bits, _int(16))
     odd = builder.and_(high, _int(1))
     rounded = builder.lshr(builder.add(bits, builder.add(odd, _int(0x7FFF))), _int(16))
@@ -211,8 +212,8 @@ def _put(typing: Any, out: Any, at: Any, value: Any) -> tuple[Any, Codegen]:
         number = args[2]
         if array_type.dtype in _NARROW:
             number = builder.trunc(_NARROW[array_type.dtype](builder, number), ir.IntType(16))
-        store = builder.store(number, _address(context, builder, array_type, args[0], args[1]))
-        _mark_apart(store, "noalias")
+        store = builder.store(number, address(context, builder, array_type, args[0], args[1]))
+        mark_apart(store, "noalias")
         return context.get_dummy_value()
 
     return types.void(out, types.intp, types.float32), generate
@@ -222,62 +223,3 @@ put: Callable[[Any, int, Any], None] = intrinsic(_put)
 """Store a float32 at an index of an array of float32, uint16 (as float16) or int16 (as bfloat16).
 
 LLVM takes it that the array shares no memory with one that `load_u8` and its like read."""
-
-
-STREAM_VALUES: Final = 8
-"""Values that `stream` stores at once: 32 bytes, which the address must be a multiple of."""
-
-
-def _stream(typing: Any, out: Any, to: Any, tile: Any, at: Any) -> tuple[Any, Codegen]:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        vector = ir.VectorType(_FLOAT, STREAM_VALUES).as_pointer()
-        source = builder.bitcast(_address(context, builder, signature.args[2], args[2], args[3]), vector)
-        target = builder.bitcast(_address(context, builder, signature.args[0], args[0], args[1]), vector)
-        _mark_nontemporal(builder.store(builder.load(source, align=4), target, align=4 * STREAM_VALUES))
-        return context.get_dummy_value()
-
-    return types.void(out, types.intp, tile, types.intp), generate
-
-
-def _stream_one(typing: Any, out: Any, to: Any, value: Any) -> tuple[Any, Codegen]:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address = _address(context, builder, signature.args[0], args[0], args[1])
-        bits = builder.bitcast(args[2], _INT)  # Processors stream integers, not single floats.
-        _mark_nontemporal(builder.store(bits, builder.bitcast(address, _INT.as_pointer()), align=4))
-        return context.get_dummy_value()
-
-    return types.void(out, types.intp, types.float32), generate
-
-
-def _unaligned_values(typing: Any, out: Any, to: Any) -> tuple[Any, Codegen]:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address = _address(context, builder, signature.args[0], args[0], args[1])
-        number = builder.ptrtoint(address, _LONG)
-        missing = builder.and_(builder.neg(number), ir.Constant(_LONG, 4 * STREAM_VALUES - 1))
-        return builder.lshr(missing, ir.Constant(_LONG, 2))
-
-    return types.int64(out, types.intp), generate
-
-
-def _stream_fence(typing: Any) -> tuple[Any, Codegen]:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), generate
-
-
-def _mark_nontemporal(store: Any) -> None:
-    store.set_metadata("nontemporal", store.module.add_metadata([_int(1)]))
-
-
-stream: Callable[[Any, int, Any, int], None] = intrinsic(_stream)
-"""``stream(out, to, tile, at)``: copy `STREAM_VALUES` float32 to memory, past the caches.
-
-An ordinary store first reads the line that it writes: half of the traffic, where `out` outgrows the caches."""
-stream_one: Callable[[Any, int, Any], None] = intrinsic(_stream_one)
-"""``stream_one(out, to, value)``: the same for one float32, at any address."""
-unaligned_values: Callable[[Any, int], int] = intrinsic(_unaligned_values)
-"""``unaligned_values(out, to)``: how many values stand before the next address that `stream` can store to."""
-stream_fence: Callable[[], None] = intrinsic(_stream_fence)
-"""Let no later store be seen before those that were streamed."""

@@ -19,6 +19,7 @@ from wvindex.formats.kernels._intrinsics import (
     from_half,
     load_u8,
     load_u16,
+    opaque,
     put,
     to_float,
 )
@@ -28,7 +29,7 @@ _CENTRE = np.float32(7.5)
 _ROUNDER = np.float32(3 << 22)  # Added and taken away again, it rounds to an integer.
 _ZERO = np.float32(0)
 _TWO = np.float32(2)
-_HALF_OF_256 = np.float32(128)
+_REBIAS = np.float32(256)  # From half's exponent bias, 15, to E4M3's, 7.
 _THIRTY_TWO = np.float32(32)
 
 
@@ -88,12 +89,12 @@ def mxfp4(raw: Any, at: int, out: Any, to: int) -> None:
 def nvfp4(raw: Any, at: int, out: Any, to: int) -> None:
     """4 bytes of scales, then 8 bytes of E2M1 codes for each: scale times the code's value.
 
-    A scale is an unsigned E4M3 without NaN (0x7F is 0): as a half, it lacks a factor of 256.
+    A scale is an unsigned E4M3 without NaN (0x7F is 0): a half but for the bias.
     """
     for group in range(4):
         code = load_u8(raw, at + group)
-        d = from_half(0 if code == 0x7F else (code & 0x7F) << 7) * _HALF_OF_256
-        for i in range(8):
+        d = from_half(0 if code == 0x7F else (code & 0x7F) << 7) * _REBIAS
+        for i in range(opaque(8)):
             q = load_u8(raw, at + 4 + 8 * group + i)
-            put(out, to + 16 * group + i, d * (_TWO * _e2m1_value(field(q, 0, 4))))
-            put(out, to + 16 * group + 8 + i, d * (_TWO * _e2m1_value(field(q, 4, 4))))
+            put(out, to + 16 * group + i, d * _e2m1_value(field(q, 0, 4)))
+            put(out, to + 16 * group + 8 + i, d * _e2m1_value(field(q, 4, 4)))

@@ -7,7 +7,6 @@ from typing import Any, Final
 import numpy as np
 
 from wvindex.formats.kernels._factory import (
-    MAX_VECTORS,
     TILE_VALUES,
     Block,
     Kernel,
@@ -25,6 +24,7 @@ from wvindex.formats.kernels._intrinsics import (
     load_u32,
     put,
 )
+from wvindex.formats.kernels.table import MAX_VECTORS
 
 
 @inline

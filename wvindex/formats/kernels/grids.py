@@ -13,20 +13,12 @@ from gguf import quants
 from numpy.typing import NDArray
 
 from wvindex.formats.kernels._factory import inline
-from wvindex.formats.kernels._intrinsics import (
-    from_half,
-    load_i8,
-    load_u8,
-    load_u16,
-    load_u32,
-    negate_if,
-    put,
-    to_float,
-)
+from wvindex.formats.kernels._intrinsics import from_half, load_u8, load_u16, load_u32, negate_if, to_float
+from wvindex.formats.kernels._lanes import put_shifted, put_signed_4, put_signed_8
 
 
 def _grid(of: Any) -> NDArray[np.uint8]:
-    """Give a type's grid as bytes of int8, one entry after another: they fit the cache, floats would not."""
+    """Give a type's grid as bytes of int8, one entry after another: floats would not fit the cache."""
     of.init_grid()
     values = np.asarray(of.grid, np.float32).astype(np.int8)
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
@@ -52,14 +44,6 @@ _DELTA = np.float32(0.125)
 
 
 @inline
-def _put_signed(grid: Any, entry: int, count: int, scale: Any, signs: int, out: Any, to: int) -> None:
-    """Store `count` values of a grid's entry, each negative where its bit of `signs` is set."""
-    for i in range(count):
-        value = scale * to_float(load_i8(grid, entry * count + i))
-        put(out, to + i, negate_if(value, signs >> i))
-
-
-@inline
 def iq2_xxs(raw: Any, at: int, out: Any, to: int) -> None:
     """Half d, then 8 times 4 bytes of entries, 4 times 7 sign bits and 4 of scale s: d (s + 1/2) / 4."""
     d = from_half(load_u16(raw, at))
@@ -69,7 +53,7 @@ def iq2_xxs(raw: Any, at: int, out: Any, to: int) -> None:
         scale = d * (_HALF + to_float(signs >> 28)) * _QUARTER
         for i in range(4):
             bits = load_u8(_SIGNS, signs >> 7 * i & 127)
-            _put_signed(_IQ2_XXS, load_u8(raw, entries + i), 8, scale, bits, out, to + 32 * group + 8 * i)
+            put_signed_8(_IQ2_XXS, load_u8(raw, entries + i), scale, bits, out, to + 32 * group + 8 * i)
 
 
 @inline
@@ -82,7 +66,7 @@ def iq2_xs(raw: Any, at: int, out: Any, to: int) -> None:
         for i in range(2):
             code = load_u16(raw, at + 2 + 4 * group + 2 * i)
             bits = load_u8(_SIGNS, code >> 9)
-            _put_signed(_IQ2_XS, code & 511, 8, scale, bits, out, to + 16 * group + 8 * i)
+            put_signed_8(_IQ2_XS, code & 511, scale, bits, out, to + 16 * group + 8 * i)
 
 
 @inline
@@ -96,7 +80,7 @@ def iq2_s(raw: Any, at: int, out: Any, to: int) -> None:
         for i in range(2):
             code = at + 2 + 2 * group + i
             entry = load_u8(raw, code) | (high >> 2 * i & 3) << 8
-            _put_signed(_IQ2_S, entry, 8, scale, load_u8(raw, code + 32), out, to + 16 * group + 8 * i)
+            put_signed_8(_IQ2_S, entry, scale, load_u8(raw, code + 32), out, to + 16 * group + 8 * i)
 
 
 @inline
@@ -109,7 +93,7 @@ def iq3_xxs(raw: Any, at: int, out: Any, to: int) -> None:
         for i in range(8):
             bits = load_u8(_SIGNS, signs >> 7 * (i >> 1) & 127) >> 4 * (i & 1)
             entry = load_u8(raw, at + 2 + 8 * group + i)
-            _put_signed(_IQ3_XXS, entry, 4, scale, bits, out, to + 32 * group + 4 * i)
+            put_signed_4(_IQ3_XXS, entry, scale, bits, out, to + 32 * group + 4 * i)
 
 
 @inline
@@ -123,15 +107,7 @@ def iq3_s(raw: Any, at: int, out: Any, to: int) -> None:
         for i in range(8):
             bits = load_u8(raw, at + 74 + 4 * group + (i >> 1)) >> 4 * (i & 1)
             entry = load_u8(raw, at + 2 + 8 * group + i) | (high >> i & 1) << 8
-            _put_signed(_IQ3_S, entry, 4, scale, bits, out, to + 32 * group + 4 * i)
-
-
-@inline
-def _put_shifted(entry: int, scale: Any, is_down: int, out: Any, to: int) -> None:
-    """Store the 8 values of an IQ1 entry, each moved by an eighth, up or down."""
-    delta = negate_if(_DELTA, is_down)
-    for i in range(8):
-        put(out, to + i, scale * (to_float(load_i8(_IQ1, entry * 8 + i)) + delta))
+            put_signed_4(_IQ3_S, entry, scale, bits, out, to + 32 * group + 4 * i)
 
 
 @inline
@@ -141,9 +117,10 @@ def iq1_s(raw: Any, at: int, out: Any, to: int) -> None:
     for group in range(8):
         high = load_u16(raw, at + 34 + 2 * group)
         scale = d * to_float(2 * (high >> 12 & 7) + 1)
+        delta = negate_if(_DELTA, high >> 15)
         for i in range(4):
             entry = load_u8(raw, at + 2 + 4 * group + i) | (high >> 3 * i & 7) << 8
-            _put_shifted(entry, scale, high >> 15, out, to + 32 * group + 8 * i)
+            put_shifted(_IQ1, entry, scale, delta, out, to + 32 * group + 8 * i)
 
 
 @inline
@@ -163,4 +140,5 @@ def iq1_m(raw: Any, at: int, out: Any, to: int) -> None:
         for i in range(2):
             nibble = high >> 4 * i
             entry = load_u8(raw, at + 2 * group + i) | (nibble & 7) << 8
-            _put_shifted(entry, scale, nibble >> 3, out, to + 16 * group + 8 * i)
+            delta = negate_if(_DELTA, nibble >> 3)
+            put_shifted(_IQ1, entry, scale, delta, out, to + 16 * group + 8 * i)

@@ -70,9 +70,12 @@ def decode_parallel(
 
     def run(part: slice) -> bool:
         some, offset = _scales_of(encoding, scales, first_row, part)
-        return kernels.decode(raw[part], encoding, out[part], scales=some, first_row=offset)
+        return kernels.decode(
+            raw[part], encoding, out[part], scales=some, first_row=offset, streaming=streaming
+        )
 
     n_rows = min(raw.shape[0], out.shape[0])
+    streaming = out.nbytes >= kernels.STREAM_BYTES
     workers = threads() if n_threads is None else n_threads
     parts = _parts(n_rows, out.size, workers)
     if len(parts) < 2 or raw.shape[0] != out.shape[0]:

@@ -14,15 +14,16 @@ from wvindex.errors import TensorLayoutError, UndecodableType, UsageError
 from wvindex.formats.encodings import F32, Encoding
 from wvindex.formats.fp8 import require_scales
 from wvindex.formats.kernels import table
+from wvindex.formats.kernels.table import MAX_VECTORS
 
 RowDecoder: TypeAlias = Callable[[NDArray[np.uint8], NDArray[Any]], None]
 """Fills out (n_rows, n_values) from encoded rows (n_rows, row_bytes); both contiguous within a row."""
 
-MAX_VECTORS: Final = 8
-"""Vectors that `dot` takes at once: beyond, decoding a tile for BLAS is as fast."""
-
 _FEW_VALUES: Final = 1 << 16
 """Plain values that NumPy converts in less time than numba takes to load."""
+
+STREAM_BYTES: Final = 32 << 20
+"""Output that few processors' caches hold."""
 
 # What stands for each output type in the kernels: numba has neither float16 nor bfloat16.
 _STAND_INS: Final[dict[np.dtype[Any], np.dtype[Any]]] = {
@@ -32,7 +33,7 @@ _STAND_INS: Final[dict[np.dtype[Any], np.dtype[Any]]] = {
 }
 
 
-def decoder(encoding: Encoding, out_dtype: DTypeLike) -> RowDecoder | None:
+def decoder(encoding: Encoding, out_dtype: DTypeLike, *, streaming: bool | None = None) -> RowDecoder | None:
     """Find the kernel that decodes an encoding without further data.
 
     Parameters
@@ -42,6 +43,9 @@ def decoder(encoding: Encoding, out_dtype: DTypeLike) -> RowDecoder | None:
     out_dtype : dtype
         float32, float16 or bfloat16. Kernels compute in float32; narrower values are rounded to nearest
         even, and what is too large becomes infinite.
+    streaming : bool, optional
+        Whether float32 goes to memory past the caches; where it gains nothing it is not done. By default
+        from `STREAM_BYTES` of output on: what is smaller may be wanted from the caches next.
 
     Returns
     -------
@@ -59,7 +63,8 @@ def decoder(encoding: Encoding, out_dtype: DTypeLike) -> RowDecoder | None:
     def decode(raw: NDArray[np.uint8], out: NDArray[Any]) -> None:
         _require_rows(raw, encoding, out, dtype)
         if out.size:
-            kernel = table.decode_kernel(encoding.name, narrow=dtype != np.float32)
+            past_caches = out.nbytes >= STREAM_BYTES if streaming is None else streaming
+            kernel = table.decode_kernel(encoding.name, _manner(encoding, dtype, past_caches))
             n_rows, n_values = out.shape
             flat, stride = _flat(raw, writeable=False)
             target, out_stride = _flat(out)
@@ -108,8 +113,16 @@ def decode(
     *,
     scales: NDArray[np.float32] | None = None,
     first_row: int = 0,
+    streaming: bool | None = None,
 ) -> bool:
-    """Decode rows by a kernel where one fits; arguments as `wvindex.formats.decode.decode_rows` takes them.
+    """Decode rows by a kernel where one fits.
+
+    Parameters
+    ----------
+    raw, encoding, out, scales, first_row
+        As `wvindex.formats.decode.decode_rows` takes them.
+    streaming : bool, optional
+        As `decoder` takes it.
 
     Returns
     -------
@@ -129,7 +142,7 @@ def decode(
             return False
         decode_fp8_rows(raw, scales, encoding, out, first_row=first_row)
         return True
-    kernel = decoder(encoding, out.dtype)
+    kernel = decoder(encoding, out.dtype, streaming=streaming)
     if kernel is not None:
         kernel(raw, out)
     return kernel is not None
@@ -150,11 +163,6 @@ def narrow(values: NDArray[np.float32], out: NDArray[Any]) -> bool:
     return decode(values.reshape(1, -1).view(np.uint8), F32, out.reshape(1, -1))
 
 
-def can_dot(encoding: Encoding) -> bool:
-    """Whether `dot` knows `encoding`."""
-    return table.has_kernel(encoding)
-
-
 def dot(
     raw: NDArray[np.uint8],
     encoding: Encoding,
@@ -171,7 +179,7 @@ def dot(
     raw : array of uint8, shape (n_rows, row_bytes)
         Contiguous within a row.
     encoding : Encoding
-        One that `can_dot`.
+        One that `has_kernel`.
     x : array of float32, shape (n_values,) or (m, n_values)
         m at most `MAX_VECTORS`.
     out : array of float32, shape (n_rows,) or (m, n_rows)
@@ -210,6 +218,12 @@ def dot(
     elif flat:
         table.dot_kernel(encoding.name)(*flat, vectors, result, n_rows, n_values // encoding.block_size)
     out[...] = result.reshape(out.shape)
+
+
+def _manner(encoding: Encoding, dtype: np.dtype[Any], past_caches: bool) -> table.Manner:
+    if dtype != np.float32:
+        return "narrow" if encoding.block_size > 1 else "direct"
+    return "stream" if past_caches and encoding.name in table.STREAMED else "direct"
 
 
 def _require_vectors(x: NDArray[Any], out: NDArray[Any], n_rows: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from wvindex.formats.encodings import ENCODINGS, Encoding
 
@@ -26,6 +26,18 @@ SCALED: Final = frozenset({"F8_E4M3", "F8_E5M2"})
 """Encodings that have kernels for block scales too."""
 
 
+STREAMED: Final = frozenset(
+    {name for name in _MODULE_OF if name.startswith(("Q", "TQ", "BF", "F8"))} | {"MXFP4"}
+)
+"""Encodings that decode faster than memory takes ordinary stores; the others gain nothing by streaming."""
+
+MAX_VECTORS: Final = 8
+"""Vectors that a dot product takes at once: beyond, decoding a tile for BLAS is as fast."""
+
+Manner = Literal["direct", "narrow", "stream"]
+"""How values reach the output: as float32, rounded to 16 bits, or as float32 past the caches."""
+
+
 def has_kernel(encoding: Encoding) -> bool:
     """Whether there are kernels for `encoding`."""
     if encoding.scale_block is not None:
@@ -34,13 +46,17 @@ def has_kernel(encoding: Encoding) -> bool:
 
 
 @cache
-def decode_kernel(name: str, *, narrow: bool) -> Kernel:
-    """Give the kernel that decodes blocks to float32, or to 16 bits where `narrow`."""
+def decode_kernel(name: str, manner: Manner) -> Kernel:
+    """Give the kernel that decodes blocks in that manner."""
     from wvindex.formats.kernels import _factory
 
+    factories = {
+        "direct": _factory.decode_kernel,
+        "narrow": _factory.narrow_kernel,
+        "stream": _factory.stream_kernel,
+    }
     encoding = ENCODINGS[name]
-    make = _factory.narrow_kernel if narrow and encoding.block_size > 1 else _factory.decode_kernel
-    return make(name, _block(name), encoding.block_size, encoding.type_size)
+    return factories[manner](name, _block(name), encoding.block_size, encoding.type_size)
 
 
 @cache
