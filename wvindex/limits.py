@@ -55,3 +55,9 @@ MAX_TOKEN_ID: Final = (1 << 32) - 1
 
 MAX_TOKEN_BYTES: Final = 1 << 10
 """Bytes of one token: real ones have at most some hundreds. Bounds the splits of a SentencePiece piece."""
+
+MAX_EXPERTS: Final = 1 << 16
+"""Experts of a layer: the largest models have some hundred. Bounds the tables that are made for each."""
+
+MAX_ROTARY_DIM: Final = 1 << 16
+"""Rotated dimensions of a head: real ones have some hundred. Bounds the tables of frequencies."""

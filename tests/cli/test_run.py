@@ -11,7 +11,7 @@ import pytest
 
 import wvindex
 from tests.support.cli import EXAMPLE, argv, document, environment, invoke, succeed
-from tests.support.golden import golden
+from tests.support.golden import COMMITTED
 from tests.support.stores import Stores
 from wvindex.infer import Model
 
@@ -38,7 +38,7 @@ def test_a_sentence_is_continued_with_the_stores_own_tokenizer(kjv: Path) -> Non
 
 
 def test_the_next_token_is_the_references(kjv: Path) -> None:
-    with np.load(golden("tiny-kjv/tiny-kjv-Q8_0.logits.npz")[0]) as saved:
+    with np.load(COMMITTED / "tiny-kjv-Q8_0.logits.npz") as saved:
         tokens, logits = saved["tokens"], saved["logits"]
     best = np.argsort(-logits[-1])[:5]
     shown = document("run", kjv, "--tokens", ",".join(map(str, tokens)), "--top", "5")

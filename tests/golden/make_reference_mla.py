@@ -86,7 +86,9 @@ def main() -> None:
         ),
         "v2_lite": attend(lite, v2.DeepseekV2Attention(lite, 0), v2.DeepseekV2RotaryEmbedding(lite), 3),
     }
-    arrays = {f"{case}/{name}": array for case, values in cases.items() for name, array in values.items()}
+    arrays: dict[str, Any] = {
+        f"{case}/{name}": array for case, values in cases.items() for name, array in values.items()
+    }
     np.savez_compressed(Path(__file__).with_name("reference_mla.npz"), **arrays)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 import wvindex
 from tests.support.cli import EXAMPLE
-from tests.support.golden import golden
+from tests.support.golden import COMMITTED
 from tests.support.safetensors_writer import write_weights
 from tests.support.stores import Stores
 from wvindex.query.summary import EncodingCount, NonFinite, summarize
@@ -29,9 +29,10 @@ def test_a_bare_files_counts_are_the_gguf_packages() -> None:
 
 
 def test_the_histogram_has_every_encoding() -> None:
-    (zoo,) = golden("type-zoo.gguf")
-    (values,) = golden("type-zoo.expected.npz")
-    with np.load(values) as expected, wvindex.open(zoo) as db:
+    with (
+        np.load(COMMITTED / "type-zoo.expected.npz") as expected,
+        wvindex.open(COMMITTED / "type-zoo.gguf") as db,
+    ):
         counts = summarize(db).encodings
         assert sum(count.arrays for count in counts) == len(expected.files)
     for count in counts:

@@ -10,8 +10,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.support.gguf_bytes import Record, gguf, pair, u16, u32
-from tests.support.golden import golden
+from tests.support.golden import EXAMPLE
 from tests.support.safetensors_bytes import write_index
+from tests.support.stores import Stores
 from wvindex.errors import UnknownFormat, UnreadableSource, UnsafePath, UsageError
 from wvindex.sources.detect import open_source
 
@@ -40,10 +41,11 @@ def _write_shard(directory: Path, number: int, count: int) -> Path:
     return path
 
 
-def test_real_files_and_directories_open() -> None:
-    assert _format(golden("llama-tiny/*-Q8_0.gguf")[0]) == "gguf"
-    assert _format(golden("tiny-kjv/hf/model.safetensors")[0].parent) == "safetensors"
-    assert _format(str(golden("tiny-kjv/hf/model.safetensors")[0])) == "safetensors"
+def test_real_files_and_directories_open(stores: Stores) -> None:
+    directory = stores.safetensors("llama")
+    assert _format(EXAMPLE) == "gguf"
+    assert _format(directory) == "safetensors"
+    assert _format(str(directory / "model.safetensors")) == "safetensors"
 
 
 @pytest.mark.parametrize("name", ["m.gguf", "blob", "m.safetensors"])

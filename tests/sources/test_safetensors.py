@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,19 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-import safetensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save_file
 
-from tests.support.golden import golden
+from tests.support.real_files import require_same_checkpoint
 from tests.support.safetensors_bytes import entry
 from tests.support.safetensors_bytes import safetensors as safetensors_file
+from tests.support.stores import Stores
 from wvindex.errors import DuplicateName, MalformedHeader, SelectionError, TruncatedSource, UsageError
 from wvindex.sources.base import Source
-from wvindex.sources.safetensors import TOKENIZER_FILES, SafetensorsSource
+from wvindex.sources.safetensors import SafetensorsSource
 
-REAL_DIRECTORIES = [path.parent for path in golden("**/hf/model.safetensors")]
 DTYPES = {
     "F64": np.float64,
     "F32": np.float32,
@@ -44,34 +42,15 @@ DTYPES = {
 }
 
 
-@pytest.mark.parametrize("directory", REAL_DIRECTORIES, ids=lambda p: p.parent.name)
-def test_real_checkpoints_are_as_the_safetensors_package_says(directory: Path) -> None:
-    with (
-        SafetensorsSource(directory) as source,
-        safetensors.safe_open(directory / "model.safetensors", "numpy") as theirs,
-    ):
-        infos = {t.name: t for t in source.tensors()}
-        assert infos.keys() == set(theirs.keys())
-        for name, info in infos.items():
-            assert info.shape == tuple(theirs.get_slice(name).get_shape())
-            assert info.encoding.name == theirs.get_slice(name).get_dtype()
-            assert bytes(source.read(info, 0, info.nbytes)) == theirs.get_tensor(name).tobytes()
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe", "deepseek_v3-fp8"])
+def test_checkpoints_are_as_the_safetensors_package_says(stores: Stores, name: str) -> None:
+    require_same_checkpoint(stores.safetensors(name))
 
 
-@pytest.mark.parametrize("directory", REAL_DIRECTORIES, ids=lambda p: p.parent.name)
-def test_configuration_and_tokenizer_of_real_checkpoints_are_their_files(directory: Path) -> None:
-    with SafetensorsSource(directory) as source:
-        tokenizer = source.tokenizer()
-        assert source.config() == json.loads((directory / "config.json").read_text())
-    assert tokenizer is not None
-    assert not tokenizer.gguf
-    present = {path.name: path.read_bytes() for path in directory.iterdir() if path.name in TOKENIZER_FILES}
-    assert tokenizer.files == present
-
-
-def test_it_is_a_source() -> None:
-    source: Source = SafetensorsSource(REAL_DIRECTORIES[0])
-    assert (source.path, source.format) == (REAL_DIRECTORIES[0], "safetensors")
+def test_it_is_a_source(stores: Stores) -> None:
+    directory = stores.safetensors("llama")
+    source: Source = SafetensorsSource(directory)
+    assert (source.path, source.format) == (directory, "safetensors")
     source.close()
 
 

@@ -11,6 +11,13 @@ GOLDEN: Path = Path(os.environ.get("WVINDEX_GOLDEN", _REPOSITORY.parent / "share
 """Directory of reference models; a test that needs one fails where it is missing."""
 
 
+COMMITTED: Path = _REPOSITORY / "tests" / "golden"
+"""Reference files that the repository carries: always there."""
+
+EXAMPLE: Path = _REPOSITORY / "examples" / "tiny-kjv-Q8_0.gguf"
+"""The demonstration model, converted by llama.cpp."""
+
+
 def golden(pattern: str) -> list[Path]:
     """Give the reference files that match `pattern`, sorted; there must be some."""
     found = sorted(GOLDEN.glob(pattern))

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from wvindex.arch.config import LayerType, ModelConfig, MoE, Rope
 from wvindex.arch.fields import Fields
 from wvindex.arch.rope import KNOWN_TYPES, rope, rope_fields
-from wvindex.limits import MAX_LAYERS
-
-MAX_EXPERTS: Final = 1 << 16
-"""Routed experts of a layer: real models have some hundred; tables are made with an entry an expert."""
+from wvindex.limits import MAX_EXPERTS, MAX_LAYERS
 
 RawMetadata = Mapping[str, Any]
 HubForm = dict[str, Any]

@@ -9,9 +9,9 @@ from typing import Any, Final
 import numpy as np
 
 from wvindex.arch.family import HubForm
-from wvindex.arch.rope import MAX_ROTARY_DIM
 from wvindex.errors import MetadataError
 from wvindex.formats.encodings import F32
+from wvindex.limits import MAX_ROTARY_DIM
 from wvindex.sources.base import Source
 
 # GGUF keys without the architecture's prefix, as gguf.constants.Keys spells them, and the fields of

@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 
 from wvindex.arch.config import Rope
 from wvindex.arch.fields import Fields
+from wvindex.limits import MAX_ROTARY_DIM
 
 Frequencies = NDArray[np.float64]
-
-MAX_ROTARY_DIM: Final = 1 << 16
-"""Rotated dimensions of a head: real ones have some hundred; this bounds the tables of frequencies."""
 
 
 def rope_fields(config: Fields, layer_type: str | None = None) -> Fields:
