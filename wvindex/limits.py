@@ -61,3 +61,6 @@ MAX_EXPERTS: Final = 1 << 16
 
 MAX_ROTARY_DIM: Final = 1 << 16
 """Rotated dimensions of a head: real ones have some hundred. Bounds the tables of frequencies."""
+
+PROCESS_BYTES: Final = 128 << 20
+"""What a build's process needs whatever it builds: the interpreter, NumPy, and its threads' stacks."""

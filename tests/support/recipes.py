@@ -105,6 +105,12 @@ _RECIPES: Final = (
         "there is no key for mscale, and llama.cpp reads no biases here",
     ),
     Recipe(
+        "deepseek_v3-halves",
+        5,
+        configs.deepseek_v3(rope_interleave=False),
+        "llama.cpp rotates interleaved pairs whatever the configuration says",
+    ),
+    Recipe(
         "deepseek_v3-norope-scaling",
         2,
         # A large epsilon, which the norms of q_a and kv_a must not use: theirs is 1e-6.

@@ -207,6 +207,7 @@ GEMMA2 = {
     "gemma2.attention.head_count": 4,
     "gemma2.attention.head_count_kv": 2,
     "gemma2.attention.sliding_window": 16,
+    "gemma2.attention.layer_norm_rms_epsilon": 1e-6,
 }
 
 
@@ -355,6 +356,7 @@ def test_rows_that_do_not_divide_into_heads_are_refused(shape: tuple[int, ...]) 
         "llama.block_count": 1,
         "llama.embedding_length": 128,
         "llama.attention.head_count": 4,
+        "llama.attention.layer_norm_rms_epsilon": 1e-6,
     }
     tensors = {
         "token_embd.weight": np.zeros((4, 128), np.float32),
@@ -377,6 +379,7 @@ def test_packed_rows_move_whole_when_they_are_unpermuted() -> None:
         "llama.block_count": 1,
         "llama.embedding_length": 64,
         "llama.attention.head_count": 2,
+        "llama.attention.layer_norm_rms_epsilon": 1e-6,
     }
     blocks = packed((16, 64), 5)
     plan = plan_source(

@@ -15,6 +15,7 @@ from tests.support.planned import plan_of, require_whole_ledger, spec
 from tests.support.safetensors_writer import fuse_experts
 from tests.support.stores import Stores
 from wvindex.errors import UsageError
+from wvindex.limits import PROCESS_BYTES
 from wvindex.transform.plan import plan_source
 
 MLA_OPTIONS = ("absorb", "keep", "both")
@@ -90,7 +91,7 @@ def test_an_unknown_family_keeps_every_name() -> None:
 def test_an_empty_checkpoint_is_an_empty_plan() -> None:
     plan = plan_source(MemorySource({}))
     assert (plan.operations, plan.ledger, plan.bytes_in, plan.bytes_out) == ((), (), 0, 0)
-    assert plan.peak_memory == 0
+    assert plan.peak_memory == PROCESS_BYTES
 
 
 @pytest.mark.parametrize("name", ["llama", "mixtral", "deepseek_v3", "deepseek_v3-fp8"])

@@ -89,7 +89,7 @@ def decoder_config(
         "num_key_value_heads": f.integer("num_key_value_heads", heads),
         "v_head_dim": head_dim,
         "intermediate_size": f.integer_or_none("intermediate_size"),
-        "rms_norm_eps": f.number("rms_norm_eps", 1e-6),
+        "rms_norm_eps": f.positive("rms_norm_eps"),
         "hidden_act": f.text("hidden_act", "silu"),
         "sliding_window": f.integer_or_none("sliding_window") if "sliding_attention" in kinds else None,
         "tie_word_embeddings": f.flag("tie_word_embeddings", False),

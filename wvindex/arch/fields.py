@@ -110,6 +110,10 @@ class Fields:
             raise self.error(name, "an object", value)
         return Fields(value, self.file, f"{self.where}{name}.")
 
+    def where_absent(self, defaults: Mapping[str, Any]) -> Fields:
+        """Give the same object with `defaults` where a field is absent; null stays what it says."""
+        return Fields({**defaults, **self.raw}, self.file, self.where)
+
     def with_defaults(self, defaults: Mapping[str, Any]) -> Fields:
         """Give the same object with `defaults` where a field is missing or null."""
         given = {name: value for name, value in self.raw.items() if value is not None}

@@ -98,17 +98,25 @@ def _add_rope(hub: HubForm, source: Source, metadata: Mapping[str, Any]) -> None
         scaling["rope_type"] = "frequency_factors"
     elif "short_factor" in tensors:
         scaling["rope_type"] = "longrope"
-        if "context_length" in metadata:  # as llama.cpp takes it where the file does not say
-            scaling.setdefault("original_max_position_embeddings", metadata["context_length"])
     else:
-        kind = metadata.get("rope.scaling.type", "default")
-        scaling["rope_type"] = "default" if kind == "none" else kind
+        scaling["rope_type"] = _scaling_type(scaling, metadata)
+    if scaling["rope_type"] in ("longrope", "yarn") and "context_length" in metadata:
+        # as llama.cpp takes it where the file does not say
+        scaling.setdefault("original_max_position_embeddings", metadata["context_length"])
     hub["rope_scaling"] = scaling | tensors
     rotary, width = metadata.get("rope.dimension_count"), hub.get("head_dim")
     if isinstance(hub.get("hidden_size"), int) and isinstance(hub.get("num_attention_heads"), int):
         width = width or hub["hidden_size"] // max(hub["num_attention_heads"], 1)
     if isinstance(rotary, int) and isinstance(width, int) and width:
         hub["partial_rotary_factor"] = rotary / width
+
+
+def _scaling_type(scaling: dict[str, Any], metadata: Mapping[str, Any]) -> Any:
+    """Give the kind of scaling, as llama.cpp has it: a factor alone is linear, under either name."""
+    if not scaling.get("factor") and metadata.get("rope.scale_linear"):
+        scaling["factor"] = metadata["rope.scale_linear"]
+    kind = metadata.get("rope.scaling.type", "linear")
+    return "default" if kind == "none" or (kind == "linear" and not scaling.get("factor")) else kind
 
 
 def rope_tensors(source: Source) -> dict[str, list[float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from typing import Final, Literal
@@ -23,6 +23,8 @@ _PREFIXES: Final = (
     ("model.language_model.", "model."),
     ("language_model.lm_head.", "lm_head."),
 )
+# A base model saved without its head has no prefix.
+_BARE: Final = ("layers.", "embed_tokens.", "norm.")
 _EXPERT = re.compile(r"(mlp\.experts)\.(0|[1-9]\d{0,5})\.((?:gate|up|down)_proj\.(?:weight|bias))", re.ASCII)
 _GGUF_EXPERT = re.compile(r"(blk\.\d+\.ffn_(?:gate|up|down))\.(0|[1-9]\d{0,5})\.(weight|bias)", re.ASCII)
 _FUSED_EXPERTS: Final = "mlp.experts.gate_up_proj"
@@ -84,6 +86,8 @@ def _hub_key(info: TensorInfo, family: Family) -> str | None:
     for prefix, standard in _PREFIXES:
         if name.startswith(prefix):
             name = standard + name.removeprefix(prefix)
+    if name.startswith(_BARE):
+        name = f"model.{name}"
     layer, role = split_layer(name)
     if layer is None:
         return name if is_standard(name) else None
@@ -94,6 +98,25 @@ def _hub_key(info: TensorInfo, family: Family) -> str | None:
     module = role.rpartition(".")[0]
     known = is_standard(layer_key(layer, role)) or module in family.splits or _EXPERT.fullmatch(role)
     return layer_key(layer, role) if known else None
+
+
+def is_part_of_a_weight(info: TensorInfo, family: Family, source_format: str) -> bool:
+    """Whether an unmapped tensor is named after a module whose weight is mapped.
+
+    Such are the scales, codes and adapters of quantizations and fine-tunings that are not known here:
+    ``q_proj.weight_scale``, ``q_proj.SCB``, ``q_proj.lora_A.weight``, ``blk.0.attn_q.scale``. A weight that
+    they belong to is not the model's by itself.
+    """
+    parts = info.name.split(".")
+    for end in range(1, len(parts)):
+        weight = replace(info, name=".".join([*parts[:end], "weight"]))
+        if source_format == "gguf":
+            known = standard_key(weight.name, family.gguf_arch, tuple(family.splits)) is not None
+        else:
+            known = _hub_key(weight, family) is not None
+        if known:
+            return True
+    return False
 
 
 @cache
@@ -128,6 +151,8 @@ def _parts(
         return
     module, _, kind = role.rpartition(".")
     targets = family.splits.get(module)
+    if module in (_FUSED_EXPERTS, _STACKED_DOWN) and len(info.shape) == 3:
+        _check_orientation(info, module, config)
     if module == _FUSED_EXPERTS:
         targets = EXPERT_MODULES[:2]
     if targets is None:
@@ -136,6 +161,21 @@ def _parts(
         return
     for target, rows in zip(targets, _split_rows(info, targets, config), strict=True):
         yield Placement(layer_key(layer, f"{target}.{kind}"), rows=rows)
+
+
+def _check_orientation(info: TensorInfo, module: str, config: ModelConfig) -> None:
+    """Refuse stacked experts that lie transposed, [in, out], as some families' modules hold them."""
+    inner = config.moe.moe_intermediate_size if config.moe else None
+    expected = config.hidden_size if module == _FUSED_EXPERTS else inner
+    if info.shape[-1] != expected:
+        raise MetadataError(
+            "stacked experts are not [experts, out, in] as the configuration has them",
+            file=info.file,
+            tensor=info.name,
+            field="hidden_size" if module == _FUSED_EXPERTS else "moe_intermediate_size",
+            expected=f"{expected} values a row",
+            found=info.shape,
+        )
 
 
 def _offset(role: str, family: Family, gguf: bool) -> float:
@@ -155,7 +195,8 @@ def _permuted_heads(module: str, family: Family, config: ModelConfig) -> int | N
 def _split_rows(info: TensorInfo, targets: tuple[str, ...], config: ModelConfig) -> list[tuple[int, int]]:
     total = info.shape[-2] if len(info.shape) > 1 else math.prod(info.shape)
     if len(targets) == 2:
-        sizes = [total // 2] * 2
+        moe = config.moe if targets[0] in EXPERT_MODULES else None
+        sizes = [(moe.moe_intermediate_size if moe else config.intermediate_size) or 0] * 2
     else:
         heads, kv_heads = config.num_attention_heads or 0, config.num_key_value_heads or 0
         sizes = [n * (config.head_dim or 0) for n in (heads, kv_heads, kv_heads)]

@@ -22,6 +22,7 @@ from wvindex.arch.families import (
 from wvindex.arch.family import Family, unknown_config
 from wvindex.arch.fields import Fields
 from wvindex.arch.gguf_metadata import FIELDS, hub_form, plain_metadata
+from wvindex.arch.hub_defaults import hub_defaults
 from wvindex.sources.base import Source
 
 FAMILIES: Final[tuple[Family, ...]] = tuple(
@@ -60,11 +61,6 @@ def identify(source: Source) -> tuple[Family | None, ModelConfig]:
     return _identify_gguf(source) if source.format == "gguf" else _identify_hub(source)
 
 
-def family_named(name: str | None) -> Family | None:
-    """Give the family of a ModelConfig's `family`."""
-    return next((family for family in FAMILIES if family.name == name), None)
-
-
 def _identify_hub(source: Source) -> tuple[Family | None, ModelConfig]:
     fields = Fields(source.config(), source.path)
     text = fields.child("text_config")
@@ -72,6 +68,7 @@ def _identify_hub(source: Source) -> tuple[Family | None, ModelConfig]:
         shared = {name: value for name, value in fields.raw.items() if name.endswith("_token_id")}
         fields = text.with_defaults(shared | {"model_type": fields.text("model_type", "unknown")})
     model_type = fields.text("model_type", "unknown")
+    fields = fields.where_absent(hub_defaults(model_type, nested=text is not None))
     family = next((family for family in FAMILIES if model_type in family.model_types), None)
     return family, family.config(fields) if family else unknown_config(fields)
 
@@ -79,9 +76,7 @@ def _identify_hub(source: Source) -> tuple[Family | None, ModelConfig]:
 def _identify_gguf(source: Source) -> tuple[Family | None, ModelConfig]:
     metadata = plain_metadata(source)
     arch = metadata.get("general.architecture")
-    is_model = any(
-        info.name == "token_embd.weight" for info in source.tensors()
-    )  # and no adapter or the like
+    is_model = any(info.name == "token_embd.weight" for info in source.tensors())  # and no adapter
     family = next((f for f in FAMILIES if f.gguf_arch == arch and f.gguf_claims(metadata)), None)
     family = family if is_model else None
     if family is None:

@@ -94,6 +94,10 @@ def assemble(
     else:
         pieces = _gather(source, key, target, config)
         exactness = "reordered" if pieces.transforms else "bit"
+        if not {rows.encoding.name for rows in pieces.rows} <= {
+            contribution.info.encoding.name for contribution in target.contributions
+        }:
+            exactness = "cast"  # FP8 rows that end within a scale block
     subtract = next((c.placement.subtract for c in target.contributions if c.placement), 0.0)
     rows, transforms, exactness = _cast(pieces, storage, subtract, exactness, target.contributions[0].info)
     layer, _ = split_layer(key)

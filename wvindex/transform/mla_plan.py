@@ -391,7 +391,7 @@ def _latent(context: MlaLayer) -> Iterator[Planned]:
             )
         parts = [context.rows(contribution) for contribution in used[:-1]]
         parts.append(_head_rows(context, used[-1], rank))
-        rows, exactness = _joined(parts, kind, context)
+        rows, exactness = _joined(parts, kind, {c.info.encoding.name for c in used}, context)
         shape = ((g.q_lora_rank or 0) + rank, *used[-1].info.shape[1:])
         yield (
             _spec(context, f"{LATENT}.{kind}", shape, rows.encoding, used, exactness=exactness),
@@ -409,7 +409,7 @@ def _head_rows(context: MlaLayer, contribution: Contribution, rank: int) -> Rows
     return context.rows(contribution, part=(0, rank))
 
 
-def _joined(parts: list[Rows], kind: str, context: MlaLayer) -> tuple[Rows, Exactness]:
+def _joined(parts: list[Rows], kind: str, found: set[str], context: MlaLayer) -> tuple[Rows, Exactness]:
     encodings = {rows.encoding for rows in parts}
     block = next(iter(encodings)).scale_block
     if block is not None and any(rows.n_rows % block[0] for rows in parts[:-1]):
@@ -417,7 +417,8 @@ def _joined(parts: list[Rows], kind: str, context: MlaLayer) -> tuple[Rows, Exac
     wanted = storage_for(encodings, 1 if kind == "bias" else 2, context.storage)
     if wanted is not None:
         parts = [Cast(rows, wanted) for rows in parts]
-    exactness: Exactness = "cast" if wanted is not None else "reordered"
+    decoded_already = not {rows.encoding.name for rows in parts} <= found
+    exactness: Exactness = "cast" if wanted is not None or decoded_already else "reordered"
     if kind == "bias":
         return JoinedVectors(tuple(parts)), exactness
     return (Concat(parts, stacked=False) if len(parts) > 1 else parts[0]), exactness

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from wvindex.arch.config import ModelConfig
 from wvindex.arch.family import Family
 from wvindex.arch.keys import layer_key, split_layer
-from wvindex.arch.naming import place
+from wvindex.arch.naming import is_part_of_a_weight, place
 from wvindex.arch.registry import identify
-from wvindex.errors import UsageError, WvindexError
+from wvindex.errors import DuplicateName, UsageError, WvindexError
 from wvindex.formats.arrays import ArraySpec
-from wvindex.formats.encodings import BF16, F16, F32, Encoding
+from wvindex.formats.encodings import BF16, F16, F32, FLOAT_ENCODINGS, Encoding
 from wvindex.formats.ledger import LedgerEntry
+from wvindex.limits import PROCESS_BYTES
 from wvindex.sizes import format_size
 from wvindex.sources.base import Source, TensorInfo
 from wvindex.transform.assemble import Contribution, Target, assemble
@@ -62,7 +64,7 @@ class Refusal:
     error: WvindexError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """What a build will do. ``str(plan)`` is the report.
 
@@ -80,6 +82,8 @@ class Plan:
         Of weights: as the source has them, as the store will.
     options : mapping
         The build's options.
+    notes : tuple of str
+        What is odd about the source, though valid.
     """
 
     config: ModelConfig
@@ -90,11 +94,20 @@ class Plan:
     bytes_in: int
     bytes_out: int
     options: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def peak_memory(self) -> int:
-        """Estimated bytes at the worst moment: the largest factor and the tiles beside it."""
-        return max((op.fixed_bytes + 4 * _tile_bytes(op) for op in self.operations), default=0)
+        """Bytes at the worst moment, at most: the process, the largest factor and the tiles beside it."""
+        most = max((op.fixed_bytes + 4 * _tile_bytes(op) for op in self.operations), default=0)
+        return PROCESS_BYTES + most
+
+    def __repr__(self) -> str:
+        """Give one line."""
+        return (
+            f"<Plan: {self.config.model_type}, {len(self.operations)} arrays, {format_size(self.bytes_out)}, "
+            f"{len(self.refusals)} refusals>"
+        )
 
     def __str__(self) -> str:
         """Tell what would be written, and what could not."""
@@ -106,6 +119,8 @@ class Plan:
             f"to            {format_size(self.bytes_out)}",
             f"peak memory   about {format_size(self.peak_memory)}",
         ]
+        lines += [f"note          {note}" for note in self.notes]
+        lines += [f"will not run  {reason}" for reason in self.config.refuses_to_run]
         lines += [f"refused       {refusal.tensor}: {refusal.error}" for refusal in self.refusals]
         return "\n".join(lines)
 
@@ -170,6 +185,7 @@ class _Planner:
         self.storage = storage
         self.absorbed = absorbed
         self.operations: list[Operation] = []
+        self.keys: set[str] = set()
         self.refusals: list[Refusal] = []
         self.holders: dict[str, list[str]] = defaultdict(list)  # source tensor -> keys
         self.reasons: dict[str, str] = {}
@@ -184,7 +200,7 @@ class _Planner:
                 self._add(key, target)
         for layer, factors in layers.items():
             self._add_mla(layer, factors, mla)
-        config = self.config
+        config = replace(self.config, refuses_to_run=(*self.config.refuses_to_run, *self._unapplied(targets)))
         if layers and mla != "keep":
             config = replace(config, attention_form="dense")
         tensors = self.source.tensors()
@@ -197,6 +213,7 @@ class _Planner:
             bytes_in=sum(info.nbytes for info in tensors),
             bytes_out=sum(op.spec.nbytes for op in self.operations),
             options=options,
+            notes=self.source.notes,
         )
 
     def _targets(self) -> dict[str, Target]:
@@ -226,6 +243,27 @@ class _Planner:
             self.holders[name] = self.holders[owner]  # one list: scales go where their codes go
         return targets
 
+    def _unapplied(self, targets: Mapping[str, Target]) -> list[str]:
+        """Tell why weights as they are stored are not the model's: codes, or weights with something apart."""
+        if self.family is None:
+            return []
+        codes = [
+            key
+            for key, target in targets.items()
+            if target.mapped and any(_is_code(c.info.encoding) for c in target.contributions)
+        ]
+        foreign = [
+            key
+            for key, target in targets.items()
+            if not target.mapped
+            and is_part_of_a_weight(target.contributions[0].info, self.family, self.source.format)
+        ]
+        reasons = {
+            "weights that are integer codes": codes,
+            "tensors that belong to a weight and are not applied to it": foreign,
+        }
+        return [f"{len(keys)} {reason}, such as {keys[0]}" for reason, keys in reasons.items() if keys]
+
     def _mla_layers(self, targets: Mapping[str, Target]) -> dict[int, dict[str, Target]]:
         """Give the low-rank factors of each layer, by role."""
         layers: dict[int, dict[str, Target]] = defaultdict(dict)
@@ -245,6 +283,14 @@ class _Planner:
         self._append(Operation(spec, rows), target.contributions)
 
     def _append(self, operation: Operation, contributions: Sequence[Contribution]) -> None:
+        if operation.spec.key in self.keys:
+            info = contributions[0].info
+            error = DuplicateName(
+                f"two arrays are named {operation.spec.key}", file=info.file, tensor=info.name
+            )
+            self.refusals.append(Refusal(info.name, error))
+            return
+        self.keys.add(operation.spec.key)
         self.operations.append(operation)
         for name in dict.fromkeys(contribution.info.name for contribution in contributions):
             self.holders[name].append(operation.spec.key)
@@ -256,10 +302,11 @@ class _Planner:
         try:
             dense = list(absorb_layer(context)) if mla != "keep" else []
             kept = stitched_layer(context) if mla != "absorb" else unabsorbed(context, dense)
-            for key in (key for key in kept if key not in {spec.key for spec, *_ in dense}):
-                self._add(key, kept[key])  # a Q without factors is in the dense form alone
             for spec, rows, fixed_bytes, used in dense:
                 self._append(Operation(spec, rows, fixed_bytes), used)
+            for key, target in kept.items():
+                if not all(key in self.holders[c.info.name] for c in target.contributions):
+                    self._add(key, target)  # a Q without factors is in the dense form alone
         except WvindexError as error:
             self.refusals.append(Refusal(layer_key(layer, "self_attn"), error))
 
@@ -272,6 +319,10 @@ class _Planner:
             keys=tuple(dict.fromkeys(self.holders[info.name])),
             reason=self.reasons.get(info.name),
         )
+
+
+def _is_code(encoding: Encoding) -> bool:
+    return encoding.is_plain and encoding.name not in FLOAT_ENCODINGS
 
 
 def _reading_order(key: str) -> tuple[int, int, str]:
@@ -290,7 +341,7 @@ def require_representable(plan: Plan) -> None:
     """
     if not plan.refusals:
         return
-    error, others = plan.refusals[0].error, len(plan.refusals) - 1
+    error, others = copy(plan.refusals[0].error), len(plan.refusals) - 1
     if others:
         error.message += f" [and {others} more]"
     raise error

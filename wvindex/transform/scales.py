@@ -69,16 +69,27 @@ def attach_scales(source: Source) -> tuple[ScaledTensors, dict[str, WvindexError
             of[owner] = _scales(by_name[owner], by_name[name], quantization)
         except WvindexError as error:
             refused[owner] = error
+    foreign = _foreign_scales(by_name)
     for info in by_name.values():
-        if _has_codes(info) and info.name not in pairs.values() and quantization:
+        if _has_codes(info) and info.name not in pairs.values() and (quantization or info.name in foreign):
             refused[info.name] = MetadataError(
-                "FP8 codes have no scales",
+                "FP8 codes have no scales of the kind that is known",
                 file=info.file,
                 tensor=info.name,
                 expected=f"{info.name}{SUFFIX}",
-                found="nothing",
+                found=foreign.get(info.name, "nothing"),
             )
     return ScaledTensors(of, pairs), refused
+
+
+def _foreign_scales(by_name: Mapping[str, TensorInfo]) -> dict[str, str]:
+    """Give, by weight, a tensor that looks like its scale but is no `SUFFIX`: ``q_proj.weight_scale``."""
+    found = {}
+    for name in by_name:
+        module, _, last = name.rpartition(".")
+        if "scale" in last and not name.endswith(SUFFIX):
+            found[f"{module}.weight"] = name
+    return found
 
 
 def _has_codes(info: TensorInfo | None) -> bool:

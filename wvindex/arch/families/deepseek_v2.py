@@ -30,7 +30,7 @@ def deepseek_config(f: Fields, family: str, defaults: dict[str, Any]) -> ModelCo
             topk_group=f.integer("topk_group", 1),
             routed_scaling_factor=f.number("routed_scaling_factor", 1.0),
         )
-    overrides = mla_overrides(f, mla(f))
+    overrides = mla_overrides(f, mla(f, interleaved_rope=f.flag("rope_interleave", True)))
     return decoder_config(
         f,
         family,

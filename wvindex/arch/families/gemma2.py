@@ -6,14 +6,6 @@ from wvindex.arch.config import LayerType, ModelConfig
 from wvindex.arch.family import Family, HubForm, RawMetadata, decoder_config, layer_count, stated_layer_types
 from wvindex.arch.fields import Fields
 
-DEFAULTS = {
-    "head_dim": 256,
-    "hidden_act": "gelu_pytorch_tanh",
-    "tie_word_embeddings": True,
-    "sliding_window": 4096,
-    "query_pre_attn_scalar": 256,
-}
-
 
 def gemma_config(f: Fields, family: str, layer_types: tuple[LayerType, ...]) -> ModelConfig:
     """Read what Gemma 2 and 3 have in common. The embedding is scaled by the root of its width."""
@@ -32,7 +24,6 @@ def gemma_config(f: Fields, family: str, layer_types: tuple[LayerType, ...]) -> 
 
 
 def _config(f: Fields) -> ModelConfig:
-    f = f.with_defaults(DEFAULTS)
     layers = layer_count(f)
     kinds: tuple[LayerType, ...] = tuple(
         "full_attention" if i % 2 else "sliding_attention" for i in range(layers)
@@ -54,6 +45,10 @@ def query_scalar(hub: HubForm, metadata: RawMetadata, layers_of_27b: int) -> Non
 
 def _gguf_fields(hub: HubForm, metadata: RawMetadata) -> None:
     query_scalar(hub, metadata, layers_of_27b=46)
+    # llama.cpp's own defaults for keys that early files lack
+    hub.setdefault("sliding_window", 4096)
+    hub.setdefault("attn_logit_softcapping", 50.0)
+    hub.setdefault("final_logit_softcapping", 30.0)
 
 
 FAMILY = Family(

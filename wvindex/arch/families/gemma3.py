@@ -7,29 +7,11 @@ from wvindex.arch.families.gemma2 import gemma_config, query_scalar
 from wvindex.arch.family import Family, HubForm, RawMetadata, layer_count, stated_layer_types
 from wvindex.arch.fields import Fields
 
-# The family's configuration class: multimodal checkpoints leave out what equals its defaults.
-DEFAULTS = {
-    "model_type": "gemma3_text",
-    "vocab_size": 262208,
-    "hidden_size": 2304,
-    "intermediate_size": 9216,
-    "num_hidden_layers": 26,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
-    "max_position_embeddings": 131072,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": True,
-    "query_pre_attn_scalar": 256,
-    "sliding_window": 4096,
-    "sliding_window_pattern": 6,
-}
 THETA = {"full_attention": 1_000_000.0, "sliding_attention": 10_000.0}
 
 
 def _config(f: Fields) -> ModelConfig:
-    f = f.with_defaults(DEFAULTS)
-    layers, pattern = layer_count(f), f.integer("sliding_window_pattern")
+    layers, pattern = layer_count(f), f.integer("sliding_window_pattern", 6)
     kinds: tuple[LayerType, ...] = tuple(
         "sliding_attention" if (i + 1) % max(pattern, 1) else "full_attention" for i in range(layers)
     )

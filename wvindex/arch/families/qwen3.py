@@ -9,8 +9,7 @@ from wvindex.arch.fields import Fields
 
 
 def _config(f: Fields) -> ModelConfig:
-    # 128 is the default of the family's own configuration class, whatever hidden_size is.
-    return decoder_config(f.with_defaults({"head_dim": 128}), "qwen3", layer_types=qwen_layer_types(f))
+    return decoder_config(f, "qwen3", layer_types=qwen_layer_types(f))
 
 
 FAMILY = Family(name="qwen3", model_types=("qwen3",), config=_config, gguf_arch="qwen3")
