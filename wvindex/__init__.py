@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
+from wvindex._after_zarr import after_zarr
 from wvindex._version import __version__
 from wvindex.errors import WvindexError
 
@@ -53,7 +53,10 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-if "zarr" in sys.modules:  # zarr-python 3.1 ignores the entry points that register data types from 3.4 on
+def _register_data_types() -> None:
     from wvindex.formats.dtypes import register_data_types
 
     register_data_types()
+
+
+after_zarr(_register_data_types)

@@ -89,6 +89,13 @@ def test_zarr_python_with_the_data_types(store: Path, array: MemoryArray) -> Non
     assert same(found[...], array.values)
 
 
+@pytest.mark.parametrize("imports", ["import wvindex, zarr", "import zarr, wvindex"])
+def test_importing_wvindex_is_enough_for_zarr_python(store: Path, imports: str) -> None:
+    names = [str(store / paths(store)[array.spec.key]) for array in REGISTERED]
+    script = f"{imports}\nfor path in {names!r}: print(zarr.open_array(path, mode='r')[0, 0])"
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
+
+
 TENSORSTORE = [a for a in ALL if a.spec.encoding.is_plain and a.spec.key not in {"fp8_plain"}]
 
 

@@ -60,10 +60,10 @@ def _rate_column() -> ProgressColumn:
     from rich.text import Text
 
     class RateColumn(ProgressColumn):
-        """Bytes a second."""
+        """Bytes a second since the start: single steps come in bursts, when the disk has taken them."""
 
         def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{format_size(int(speed))}/s")
+            elapsed = task.finished_time if task.finished else task.elapsed
+            return Text(f"{format_size(int(task.completed / elapsed))}/s" if elapsed else "")
 
     return RateColumn()
