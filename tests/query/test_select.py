@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from tests.support.arrays import memory_array
+from wvindex.arch.keys import split_layer
 from wvindex.errors import AmbiguousKey, KeyNotFound, SelectionError
-from wvindex.query.select import Names, Target, expert_key, split_layer, standard_order
+from wvindex.query.select import Names, Target, expert_key, standard_order
 
 STACK = "model.layers.1.mlp.experts.gate_proj.weight"
 SPECS = [
@@ -90,7 +91,11 @@ def test_an_alias_of_two_is_ambiguous(names: Names) -> None:
 
 
 def keys(names: Names, *args: Any, **kwargs: Any) -> list[str]:
-    return [key.removeprefix("model.").removesuffix(".weight") for key in names.select(*args, **kwargs)]
+    found = [
+        (target.key if target.expert is None else expert_key(*target))
+        for target in names.select(*args, **kwargs)
+    ]
+    return [key.removeprefix("model.").removesuffix(".weight") for key in found]
 
 
 @pytest.mark.parametrize(
@@ -109,6 +114,8 @@ def keys(names: Names, *args: Any, **kwargs: Any) -> list[str]:
         ({"role": "self_attn.q_proj.*", "layer": 10}, ["layers.10.self_attn.q_proj"]),
         ({"role": "lm_head"}, ["lm_head"]),
         ({"pattern": "nothing"}, []),
+        ({"pattern": "*.experts.2.gate_proj.*"}, ["layers.1.mlp.experts.2.gate_proj"]),
+        ({"pattern": "*.mlp.experts.1.*", "role": "mlp.experts.*"}, ["layers.1.mlp.experts.1.gate_proj"]),
     ],
 )
 def test_select(names: Names, arguments: dict[str, Any], found: list[str]) -> None:

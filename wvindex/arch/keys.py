@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Final
 
-LAYER_KEY: Final = re.compile(r"model\.layers\.(0|[1-9]\d{0,3})\.(.+)", re.ASCII)
+LAYER_KEY: Final = re.compile(r"model\.layers\.(0|[1-9]\d*)\.(.+)", re.ASCII | re.DOTALL)
+"""A key in a layer, whatever the rest of it is: also a tensor's own name that no rule maps."""
+
 GGUF_LAYER: Final = re.compile(r"blk\.(0|[1-9]\d{0,3})\.(.+)", re.ASCII)
 
 ROOT_MODULES: Final = ("model.embed_tokens", "model.norm", "lm_head")

@@ -6,9 +6,9 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
+from wvindex.arch.keys import split_layer
 from wvindex.errors import SelectionError
 from wvindex.query.lazy import Tensor
-from wvindex.query.select import split_layer
 
 
 class Namespace:

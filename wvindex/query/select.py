@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, Final, NamedTuple, SupportsIndex, cast
 
+from wvindex.arch.keys import split_layer
 from wvindex.errors import AmbiguousKey, KeyNotFound, SelectionError
 from wvindex.formats.arrays import ArraySpec
 
-_LAYER: Final = re.compile(r"model\.layers\.(0|[1-9][0-9]*)\.(.+)", re.DOTALL)
 _EXPERT: Final = re.compile(r"(.*\.experts)\.(0|[1-9][0-9]*)\.(.+)", re.DOTALL)
 _STACK: Final = re.compile(r"(.*\.experts)\.(.+)", re.DOTALL)
 
@@ -28,15 +28,6 @@ class Target(NamedTuple):
 
     key: str
     expert: int | None = None
-
-
-def split_layer(key: str) -> tuple[int | None, str]:
-    """Give a key's layer and its role in it; (None, key) for a key of no layer.
-
-    ``model.layers.3.self_attn.q_proj.weight`` is ``(3, "self_attn.q_proj.weight")``.
-    """
-    match = _LAYER.fullmatch(key)
-    return (int(match[1]), match[2]) if match else (None, key)
 
 
 def expert_key(key: str, expert: int) -> str:
@@ -127,8 +118,13 @@ class Names:
         names = [*self._specs, *self._aliases]
         return difflib.get_close_matches(name, names, n=3) if len(names) <= _MAX_COMPARED else []
 
-    def select(self, pattern: str = "*", *, layer: LayerChoice = None, role: str | None = None) -> list[str]:
-        """Give the keys that a selector means, in the arrays' order.
+    def select(
+        self, pattern: str = "*", *, layer: LayerChoice = None, role: str | None = None
+    ) -> list[Target]:
+        """Give what a selector means, in the arrays' order.
+
+        A stack of experts is meant as a whole where its own names match, and otherwise by those experts
+        whose names do.
 
         Parameters
         ----------
@@ -144,13 +140,28 @@ class Names:
             If `layer` is none of these.
         """
         wanted = _layer_set(layer, self._specs)
-        return [
-            spec.key
-            for spec in self._specs.values()
-            if _matches(pattern, (spec.key, *spec.aliases))
-            and (wanted is None or split_layer(spec.key)[0] in wanted)
-            and (role is None or _has_role(spec.key, role))
-        ]
+        found: list[Target] = []
+        for spec in self._specs.values():
+            if wanted is not None and split_layer(spec.key)[0] not in wanted:
+                continue
+            if _means((spec.key, *spec.aliases), pattern, role):
+                found.append(Target(spec.key))
+            else:
+                experts = enumerate(_expert_names(spec))
+                found += [Target(spec.key, i) for i, names in experts if _means(names, pattern, role)]
+        return found
+
+
+def _means(names: tuple[str, ...], pattern: str, role: str | None) -> bool:
+    """Whether a tensor, its key first among its names, is what a pattern and a role ask for."""
+    return _matches(pattern, names) and (role is None or _has_role(names[0], role))
+
+
+def _expert_names(spec: ArraySpec) -> Iterator[tuple[str, ...]]:
+    """Give the names of each expert of a stack; nothing for any other array."""
+    if len(spec.shape) == 3 and _STACK.fullmatch(spec.key):
+        for expert in range(spec.shape[0]):
+            yield (expert_key(spec.key, expert), *spec.part_aliases[expert : expert + 1])
 
 
 def _matches(pattern: str, names: Iterable[str]) -> bool:
