@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from wvindex._version import __version__
 from wvindex.errors import UsageError
+from wvindex.formats.arrays import ByteRange, Link
 from wvindex.sizes import format_size, parse_size
 from wvindex.sources.base import Source
 from wvindex.sources.detect import open_source
 from wvindex.store.catalog import ArrayEntry, Catalog
+from wvindex.store.links import LinkedFiles, link_paths
 from wvindex.store.writer import PendingArray, StoreWriter
+from wvindex.transform.links import FileRange, byte_ranges
 from wvindex.transform.plan import Operation, Plan, plan_source, require_representable
+from wvindex.transform.rows import Rows
 
 _CODE_AND_LIBRARIES = 128 << 20
 """What the process needs whatever it builds: the interpreter, NumPy and its threads' stacks."""
@@ -87,6 +92,7 @@ def build(
     mla: str = "absorb",
     dtype: str = "keep",
     absorbed_dtype: str = "float32",
+    link: bool = False,
     max_memory: int | str = "1GiB",
     overwrite: bool = False,
     progress: Callable[[Progress], None] | None = None,
@@ -99,6 +105,10 @@ def build(
         As in `plan`.
     out : path, optional
         ``<stem>.zarr`` in the working directory where not given.
+    link : bool
+        Do not copy arrays whose encoded bytes are in the source as they would be stored: the store refers
+        to them by byte ranges, and cannot be read without the source. The two may move together; a
+        source that has changed since is refused (`SourceChanged`).
     max_memory : int or str
         Bytes, or such as ``"512MiB"``: how much memory the build may use.
     overwrite : bool
@@ -128,42 +138,99 @@ def build(
         require_representable(planned)
         _require_memory(planned, budget)
         target = Path(out) if out is not None else Path(f"{_stem(opened)}.zarr")
+        linker = _Linker(opened, target) if link else None
         with StoreWriter(target, overwrite=overwrite) as writer:
-            _write(opened, planned, writer, budget, progress)
+            arrays = _write_arrays(planned, writer, linker, budget, progress)
+            _finish(opened, planned, writer, linker, arrays)
     return target
 
 
-def _write(
-    source: Source,
+class _Linker:
+    """Finds the arrays that need not be copied, and where a store will look for their bytes."""
+
+    def __init__(self, source: Source, store: Path) -> None:
+        self._store = store
+        self._fingerprints = source.fingerprint()
+        directory = source.path if source.path.is_dir() else source.path.parent
+        files = [directory / file.name for file in self._fingerprints]
+        self._numbers = {file: number for number, file in enumerate(files)}
+        self._paths = link_paths(store, files)
+        self._used: set[int] = set()
+
+    def link(self, rows: Rows) -> Link | None:
+        """Give the link to an array's rows; None where they must be written."""
+        found = byte_ranges(rows)
+        if found is None:
+            return None
+        link = Link(rows=self._numbered(found.rows), scales=self._numbered(found.scales))
+        self._used |= {part.file for part in (*link.rows, *link.scales)}
+        return link
+
+    def _numbered(self, ranges: Iterable[FileRange]) -> tuple[ByteRange, ...]:
+        return tuple(ByteRange(self._numbers[file], offset, nbytes) for file, offset, nbytes in ranges)
+
+    def links(self) -> tuple[str, ...]:
+        """Give the paths of the source's files; none where nothing was linked.
+
+        Raises
+        ------
+        SourceChanged
+            If a file is no longer the one that was opened.
+        """
+        files = LinkedFiles(self._store, self._paths, self._fingerprints)
+        try:
+            for number in sorted(self._used):
+                files.verify(number)
+        finally:
+            files.close()
+        return self._paths if self._used else ()
+
+
+def _write_arrays(
     planned: Plan,
     writer: StoreWriter,
+    linker: _Linker | None,
     budget: int,
     progress: Callable[[Progress], None] | None,
-) -> None:
+) -> dict[str, ArrayEntry]:
     arrays: dict[str, ArrayEntry] = {}
     pending: deque[tuple[str, PendingArray]] = deque()
     done = 0
 
+    def report(key: str, nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if progress is not None:
+            progress(Progress(done, planned.bytes_out, key))
+
     def finish_oldest() -> None:
         key, array = pending.popleft()
-
-        def wrote(nbytes: int) -> None:
-            nonlocal done
-            done += nbytes
-            if progress is not None:
-                progress(Progress(done, planned.bytes_out, key))
-
-        arrays[key] = array.finish(wrote)
+        arrays[key] = array.finish(partial(report, key))
 
     for operation in planned.operations:
+        spec, rows = operation.spec, operation.rows
+        link = linker.link(rows) if linker is not None else None
+        if link is not None:
+            arrays[spec.key] = writer.link_array(spec, link)
+            report(spec.key, spec.nbytes)
+            continue
         workspace = _workspace(operation, budget)
-        pending.append(
-            (operation.spec.key, writer.start_array(operation.spec, operation.rows, workspace=workspace))
-        )
+        pending.append((spec.key, writer.start_array(spec, rows, workspace=workspace)))
         if len(pending) > _ARRAYS_IN_FLIGHT:
             finish_oldest()
     while pending:
         finish_oldest()
+    return {operation.spec.key: arrays[operation.spec.key] for operation in planned.operations}
+
+
+def _finish(
+    source: Source,
+    planned: Plan,
+    writer: StoreWriter,
+    linker: _Linker | None,
+    arrays: Mapping[str, ArrayEntry],
+) -> None:
+    """Write what is not weights: the tokenizer and the catalog."""
     tokenizer = source.tokenizer()
     if tokenizer is not None:
         writer.add_tokenizer(tokenizer)
@@ -173,10 +240,11 @@ def _write(
             generator=f"wvindex {__version__}",
             sources=source.fingerprint(),
             source_format=source.format,
-            options=planned.options,
+            options={**planned.options, "link": True} if linker is not None else planned.options,
             source_config=source.config(),
             ledger=planned.ledger,
             arrays=arrays,
+            links=linker.links() if linker is not None else (),
         )
     )
 

@@ -10,7 +10,9 @@ from wvindex.errors import UnsupportedTokenizer
 from wvindex.query.database import Store, open_store
 from wvindex.sources.base import Source
 from wvindex.sources.detect import open_source
+from wvindex.store.metadata import ZARR_JSON
 from wvindex.store.reader import Check, is_store
+from wvindex.store.writer import BUILDING_JSON
 from wvindex.transform.plan import plan_source, require_representable
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ def open(path: str | os.PathLike[str] | zarr.abc.store.Store, *, check: Check = 
     if not isinstance(path, str | os.PathLike) or "://" in os.fspath(path):
         return open_store(path, check=check)
     local = Path(path)
-    if is_store(local) or (local / "zarr.json").exists():
+    if is_store(local) or any((local / name).exists() for name in (ZARR_JSON, BUILDING_JSON)):
         return open_store(local, check=check)
     source = open_source(local)
     try:

@@ -78,6 +78,19 @@ def test_options_reach_the_build(tmp_path: Path) -> None:
         assert db["model.layers.1.self_attn.q_b_proj.weight"].encoding == "F16"
 
 
+def test_link_copies_no_more_than_it_must_and_says_so(tmp_path: Path) -> None:
+    result = invoke("build", EXAMPLE, "-o", tmp_path / "kjv.zarr", "--link")
+    assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'kjv.zarr'}\n")
+    assert "linked to the source, which must stay with the store: 34 of the arrays\n" in result.stderr
+    copied = tmp_path / "copied.zarr"
+    succeed("build", EXAMPLE, "-o", copied)
+    assert size(tmp_path / "kjv.zarr") < 0.6 * size(copied)
+
+
+def size(store: Path) -> int:
+    return sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
+
+
 def test_too_little_memory_is_a_wrong_call(tmp_path: Path) -> None:
     result = invoke("build", EXAMPLE, "-o", tmp_path / "kjv.zarr", "--max-memory", "1MiB")
     assert result.exit_code == 2

@@ -101,6 +101,18 @@ def test_json_of_a_store(kjv: Path) -> None:
     assert (source["name"], source["size"]) == (EXAMPLE.name, EXAMPLE.stat().st_size)
 
 
+def test_linked_arrays_are_counted(tmp_path: Path) -> None:
+    store = wvindex.build(EXAMPLE, tmp_path / "linked.zarr", link=True)
+    page = facts(store)
+    assert page["built with"] == "--mla absorb --dtype keep --absorbed-dtype float32 --link"
+    assert page["linked"] == "34 arrays, 3.5 MiB, are bytes of the source's files"
+    info = document("info", store)
+    assert info["summary"]["linked"] == 34
+    (link,) = info["store"]["links"]
+    assert (store / link).resolve() == EXAMPLE.resolve()
+    assert "linked" not in facts(EXAMPLE)
+
+
 def test_json_of_a_bare_file() -> None:
     info = document("info", EXAMPLE)
     assert (info["kind"], info["runs"], info["store"]) == ("checkpoint", False, None)

@@ -142,6 +142,19 @@ def test_the_memory_budget_does_not_change_the_result(max_memory: int | str) -> 
     assert model.weights.nbytes <= model.weights.max_memory
 
 
+@pytest.mark.parametrize("name", ["llama", "asymmetric", "mixture"])
+def test_later_passes_read_only_what_the_budget_had_no_room_for(name: str) -> None:
+    db = tiny_model(name)
+    model = Model(db, max_memory=12_000)
+    model.forward(TOKENS)
+    before = len(db.reads)
+    model.forward(TOKENS)
+    again = {read.removesuffix(", streamed") for read in db.reads[before:]}
+    kept = {read for read in db.reads[:before] if not read.endswith(", streamed")} - again
+    assert again
+    assert "model.layers.0.self_attn.q_proj.weight" in kept
+
+
 def test_only_the_rows_and_experts_that_are_needed_are_read() -> None:
     db = tiny_model("mixture")
     out = Model(db).forward([7, 3, 7], capture=["*.experts"])

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from tests.support.arrays import MemoryArray, memory_array, memory_arrays, same, write_store
 from wvindex.errors import SelectionError, UndecodableType, UsageError
 from wvindex.formats.arrays import Heads, RowScale
-from wvindex.query import gather
+from wvindex.query import gather, tiles
 from wvindex.query.database import open_store
 from wvindex.query.lazy import Tensor
 
@@ -87,7 +87,8 @@ def test_slices_of_a_store_are_numpys(
 @settings(max_examples=60, deadline=None)
 def test_tiles_do_not_show(array: MemoryArray, tile: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gather, "TILE_BYTES", tile)
+        patch.setattr(tiles, "TILE_BYTES", tile)
+        patch.setattr(tiles, "PARALLEL_BYTES", tile)
         patch.setattr(gather, "TILE_VALUES", tile)
         tensor = Tensor(array.spec, array)
         assert same(tensor.read(), array.values)

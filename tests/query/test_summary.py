@@ -66,6 +66,17 @@ def test_unmapped_and_nonfinite_are_named(tmp_path: Path) -> None:
     )
 
 
+def test_linked_arrays_and_their_bytes_are_counted(stores: Stores) -> None:
+    source = stores.safetensors("qwen2")
+    with wvindex.open(stores.build(source, link=True)) as db:
+        summary = summarize(db)
+        assert (summary.linked, summary.linked_nbytes) == (len(db), summary.nbytes)
+        assert summary.nonfinite == ()
+    for path in (source, stores.build(source)):
+        with wvindex.open(path) as db:
+            assert (summarize(db).linked, summarize(db).linked_nbytes) == (0, 0)
+
+
 def test_multi_token_prediction_layers_stand_apart(stores: Stores) -> None:
     with wvindex.open(stores.safetensors("deepseek_v3")) as db:
         summary = summarize(db)

@@ -65,6 +65,7 @@ def test_the_fingerprint_hashes_everything_before_the_data() -> None:
     assert (fingerprint.name, fingerprint.size) == (path.name, status.st_size)
     assert fingerprint.mtime_ns == status.st_mtime_ns
     assert fingerprint.header_sha256 == hashlib.sha256(path.read_bytes()[:data_start]).hexdigest()
+    assert fingerprint.header_nbytes == data_start
 
 
 @given(fractions=st.tuples(st.floats(0, 1), st.floats(0, 1)))

@@ -71,6 +71,7 @@ def test_the_fingerprint_hashes_length_and_json(tmp_path: Path) -> None:
     assert (fingerprint.name, fingerprint.size) == ("m.safetensors", len(data))
     assert fingerprint.mtime_ns == status.st_mtime_ns
     assert fingerprint.header_sha256 == hashlib.sha256(data[:-8]).hexdigest()
+    assert fingerprint.header_nbytes == len(data) - 8
 
 
 ARRAYS = st.sampled_from(list(DTYPES.values())).flatmap(

@@ -91,7 +91,7 @@ HEADERS: dict[str, tuple[bytes, type[WvindexError], str]] = {
     "hole between": (_two((0, 8), (16, 24), 24), TensorLayoutError, "hole"),
     "overlap": (_two((0, 8), (4, 12)), TensorLayoutError, "overlaps"),
     "the same bytes twice": (_two((0, 8), (0, 8)), TensorLayoutError, "overlaps"),
-    "data short": (_two((0, 8), (8, 16), 15), TruncatedSource, "before its tensors"),
+    "data short": (_two((0, 8), (8, 16), 15), TruncatedSource, "before a tensor does"),
     "data long": (_two((0, 8), (8, 16), 17), TensorLayoutError, "after the last tensor"),
 }
 

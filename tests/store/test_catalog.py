@@ -15,7 +15,7 @@ import pytest
 from tests.support.arrays import CONFIG, catalog_of, memory_array, write_store
 from wvindex.arch.config import MLA, ModelConfig, MoE, Rope
 from wvindex.errors import CatalogError, StoreVersionError
-from wvindex.formats.arrays import Heads, RowScale
+from wvindex.formats.arrays import ByteRange, Heads, Link, RowScale
 from wvindex.formats.ledger import LedgerEntry
 from wvindex.sources.base import FileFingerprint
 from wvindex.store.catalog import Catalog, parse_catalog
@@ -83,6 +83,8 @@ def test_is_valid_against_the_schema(catalog: Catalog) -> None:
         ("row_scale", RowScale),
         ("ledger_entry", LedgerEntry),
         ("file", FileFingerprint),
+        ("link", Link),
+        ("byte_range", ByteRange),
     ],
 )
 def test_the_schema_knows_every_field(definition: str, record: Any) -> None:

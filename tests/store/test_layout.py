@@ -197,6 +197,21 @@ def test_names_and_shapes_are_zarrs(array: MemoryArray, target: int) -> None:
             rest, position = divmod(rest, count)
             coordinates.insert(0, position)
         assert grid.name(index) == encoding.encode_chunk_key(tuple(coordinates))
+        assert grid.index(grid.name(index)) == index
+
+
+@given(array=memory_arrays(), target=st.integers(1, 600), data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_name_outside_the_grid_is_no_chunks(array: MemoryArray, target: int, data: st.DataObject) -> None:
+    spec = array.spec
+    grid = ChunkGrid(spec, chunk_rows(spec, target))
+    names = {grid.name(index) for index in range(grid.n_chunks)}
+    number = st.one_of(
+        st.integers(0, 20).map(str), st.sampled_from(["", "01", "-1", "+1", "x", "٣", "9" * 40])
+    )
+    numbers = data.draw(st.lists(number, max_size=len(spec.shape) + 1))
+    name = "/".join([data.draw(st.sampled_from("cd")), *numbers])
+    assert (grid.index(name) is not None) == (name in names)
 
 
 def test_experts_have_chunks_of_their_own() -> None:

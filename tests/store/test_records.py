@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wvindex.store.records import Mismatch, read_record
+from wvindex.store.records import Mismatch, read_record, record_json
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ OUTER = st.builds(
 
 @given(record=OUTER)
 def test_what_was_written_is_read(record: Outer) -> None:
-    assert read_record(Outer, asdict(record)) == record
+    assert read_record(Outer, record_json(record)) == record
+    assert json.loads(json.dumps(record_json(record))) == json.loads(json.dumps(asdict(record)))
 
 
 GOOD: dict[str, Any] = {

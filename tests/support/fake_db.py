@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from wvindex.arch.config import ModelConfig
 from wvindex.errors import KeyNotFound
 from wvindex.formats.arrays import RowScale
+from wvindex.formats.encodings import ENCODINGS
+from wvindex.formats.matmul import EncodedMatrix
 
 Array = NDArray[Any]
 
@@ -28,10 +30,22 @@ class FakeTensor:
     def shape(self) -> tuple[int, ...]:
         return self.array.shape
 
-    def read(self, out: Array | None = None, dtype: Any = None, rows: tuple[int, int] | None = None) -> Array:
-        assert out is None
-        self.db.reads.append(self.label if rows is None else f"{self.label}[{rows[0]}:{rows[1]}]")
-        return self.array[slice(*rows) if rows else ...].astype(dtype or self.array.dtype)
+    @property
+    def nbytes(self) -> int:
+        return self.array.nbytes
+
+    def read(self, *, dtype: Any = None) -> Array:
+        self.db.reads.append(self.label)
+        return self.array.astype(dtype or self.array.dtype)
+
+    def encoded(self) -> EncodedMatrix:
+        self.db.reads.append(self.label)
+        encoding = next(e for e in ENCODINGS.values() if e.dtype == self.array.dtype)
+        return EncodedMatrix(np.ascontiguousarray(self.array).view(np.uint8), encoding)
+
+    def matmul(self, x: NDArray[np.float32], /) -> NDArray[np.float32]:
+        self.db.reads.append(f"{self.label}, streamed")
+        return np.asarray(x @ self.array.astype(np.float32).T, np.float32)
 
     def expert(self, index: int, /) -> FakeTensor:
         return FakeTensor(self.db, f"{self.label}#{index}", self.array[index], None)

@@ -147,7 +147,7 @@ def _layers(metadata: Mapping[str, Any], file: Path) -> int:
             file=file,
             field="block_count",
             expected="an integer, at least nextn_predict_layers",
-            found=blocks,
+            found="nothing" if blocks is None else blocks,
         )
     return blocks - extra
 

@@ -24,6 +24,9 @@ from wvindex.sizes import format_size
     help="The store; <stem>.zarr in the working directory if absent.",
 )
 @build_options
+@click.option(
+    "--link", is_flag=True, help="Do not copy what need not change: refer to the source's bytes instead."
+)
 @max_memory_option("1GiB", "Memory that the build may use")
 @click.option(
     "--overwrite", is_flag=True, help="Replace a store that stands there; nothing else is replaced."
@@ -39,6 +42,7 @@ def command(
     mla: str,
     dtype: str,
     absorbed_dtype: str,
+    link: bool,
     max_memory: str,
     overwrite: bool,
     dry_run: bool,
@@ -63,6 +67,7 @@ def command(
             mla=mla,
             dtype=dtype,
             absorbed_dtype=absorbed_dtype,
+            link=link,
             max_memory=max_memory,
             overwrite=overwrite,
             progress=progress,
@@ -79,6 +84,8 @@ def _report(path: Path, seconds: float, *, quiet: bool, as_json: bool) -> None:
         summary = summarize(db)
     if not quiet:
         note(f"{summary.arrays} arrays, {format_size(summary.nbytes)}, in {seconds:.1f} s")
+        if summary.linked:
+            note(f"linked to the source, which must stay with the store: {summary.linked} of the arrays")
         if summary.unmapped:
             note(f"kept under their own names, for want of a standard key: {len(summary.unmapped)}")
         if summary.nonfinite:

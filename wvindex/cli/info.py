@@ -74,6 +74,7 @@ def _document(db: Store, summary: Summary, refusal: WvindexError | None) -> dict
             "options": catalog.options,
             "source_format": catalog.source_format,
             "sources": [asdict(file) for file in catalog.sources],
+            "links": catalog.links,
             "files": catalog.files,
         },
     }
@@ -111,7 +112,8 @@ def _origin(db: Store) -> Facts:
 
 
 def _build_options(catalog: Catalog) -> str:
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in catalog.options.items())
+    flags = ((f"--{name.replace('_', '-')}", value) for name, value in catalog.options.items())
+    return " ".join(flag if value is True else f"{flag} {value}" for flag, value in flags)
 
 
 def _model(config: ModelConfig, summary: Summary) -> Facts:
@@ -176,6 +178,9 @@ def _contents(summary: Summary) -> Facts:
     yield "arrays", str(summary.arrays)
     yield "parameters", f"{summary.parameters:,}"
     yield "size", f"{format_size(summary.nbytes)}, {summary.bits_per_weight:.2f} bits a weight"
+    if summary.linked:
+        size = format_size(summary.linked_nbytes)
+        yield "linked", f"{summary.linked} arrays, {size}, are bytes of the source's files"
     yield "exactness", ", ".join(f"{count} {label}" for label, count in summary.exactness.items())
     yield from _labelled("unmapped", summary.unmapped)
     yield from _labelled("undecodable", summary.undecodable)

@@ -127,6 +127,40 @@ class ArraySpec:
         return self.n_rows * self.row_bytes + scales
 
 
+@dataclass(frozen=True)
+class ByteRange:
+    """Some bytes of a file of the source.
+
+    Attributes
+    ----------
+    file : int
+        Which one: its place among the source's files.
+    offset : int
+        Of the first byte, from the file's start.
+    nbytes : int
+    """
+
+    file: int
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Link:
+    """Where the bytes of an array lie that was not copied.
+
+    Attributes
+    ----------
+    rows : tuple of ByteRange
+        The encoded rows of all matrices, in their order, one range after another.
+    scales : tuple of ByteRange
+        The rows of the float32 scales (see `ArraySpec.scale_shape`), likewise; empty without scales.
+    """
+
+    rows: tuple[ByteRange, ...]
+    scales: tuple[ByteRange, ...] = ()
+
+
 class RowReader(Protocol):
     """Gives an array's encoded rows, wherever they lie."""
 

@@ -97,7 +97,7 @@ class DecoderLayer:
             q_offset=start,
             softcap=dims.attn_logit_softcapping,
             window=dims.sliding_window if sliding else None,
-            sinks=self.weights.get(f"{attn}.sinks") if f"{attn}.sinks" in self.weights else None,
+            sinks=self.weights.vector(f"{attn}.sinks") if f"{attn}.sinks" in self.weights else None,
         )
         step.capture(f"{self.name}.attn.heads", heads)
         out = LayerInput(self.weights, heads).project(f"{attn}.o_proj")
@@ -140,19 +140,19 @@ class DecoderLayer:
 
     def _expert(self, index: int, x: Activations) -> Activations:
         def project(name: str, values: Activations) -> Activations:
-            return values @ self.weights.expert(f"{self.key}.mlp.experts.{name}_proj.weight", index).T
+            return self.weights.multiply(values, f"{self.key}.mlp.experts.{name}_proj.weight", index)
 
         return gated_mlp(x, project, ACTIVATIONS[self.dims.hidden_act])
 
     def _mixture(self, x: Activations, moe: MoE, step: Step) -> Activations:
         logits = LayerInput(self.weights, x).project(f"{self.key}.mlp.gate")
         bias = f"{self.key}.mlp.gate.e_score_correction_bias"
-        experts, weights = route(logits, moe, self.weights.get(bias) if bias in self.weights else None)
+        experts, weights = route(logits, moe, self.weights.vector(bias) if bias in self.weights else None)
         for part, values in (("logits", logits), ("experts", experts), ("weights", weights)):
             step.capture(f"{self.name}.mlp.router.{part}", values)
         out = mixture(x, experts, weights, self._expert)
         return out + self._dense("mlp.shared_experts", x) if moe.n_shared_experts else out
 
     def _norm(self, name: str, x: Activations) -> Activations:
-        weight = self.weights.get(f"{self.key}.{name}.weight")
+        weight = self.weights.vector(f"{self.key}.{name}.weight")
         return rms_norm(x, weight, self.dims.rms_norm_eps, self.dims.norm_weight_offset)

@@ -33,8 +33,11 @@ def softmax(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def silu(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Give ``x * sigmoid(x)`` (SiLU, or swish)."""
-    return x * sigmoid(x)
+    """Give ``x * sigmoid(x)``, or ``x / (1 + exp(-x))`` (SiLU, or swish)."""
+    with np.errstate(over="ignore"):  # an infinite exponential gives the 0 that is right
+        e: NDArray[np.float32] = np.exp(-x)
+    e += 1
+    return np.divide(x, e, out=e)
 
 
 def gelu_tanh(x: NDArray[np.float32]) -> NDArray[np.float32]:

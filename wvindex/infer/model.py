@@ -37,15 +37,16 @@ class Output:
 
 
 class Model:
-    """A model to run: its configuration, its layers, and a budget for decoded weights.
+    """A model to run: its configuration, its layers, and a budget for weights.
 
     Parameters
     ----------
     db : WeightDatabase
         A store, or anything that gives a `ModelConfig` and tensors by standard key.
     max_memory : int or str
-        Bytes of decoded float32 weights to keep between uses, ``4GiB`` by default. Activations, the
-        cache, and a single weight that is larger come on top.
+        Bytes of weights to keep between uses, as they are stored: ``4GiB`` by default. What does not fit
+        is read in every forward pass. Activations, the cache, and the tiles that are worked on (under
+        100 MiB with two cores) come on top.
 
     Raises
     ------
@@ -225,16 +226,12 @@ class Model:
         return rows * np.float32(self.config.embedding_multiplier)
 
     def _norm(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        weight = self.weights.get("model.norm.weight")
+        weight = self.weights.vector("model.norm.weight")
         return rms_norm(x, weight, self.dimensions.rms_norm_eps, self.dimensions.norm_weight_offset)
 
     def _logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Give (T, vocab_size) from the final norm's output, by ranges of the vocabulary."""
-        x = x * np.float32(self.config.logits_multiplier)
-        key = head_key(self.db)
-        logits = np.empty((len(x), self.db[key].shape[0]), np.float32)
-        for vocabulary, rows in self.weights.tiles(key):
-            np.matmul(x, rows.T, out=logits[:, vocabulary])
+        """Give (T, vocab_size) from the final norm's output."""
+        logits = self.weights.multiply(x * np.float32(self.config.logits_multiplier), head_key(self.db))
         cap = self.config.final_logit_softcapping
         return logits if cap is None else np.float32(cap) * np.tanh(logits / np.float32(cap))
 

@@ -25,6 +25,7 @@ class LayerInput:
     def __init__(self, weights: Weights, x: NDArray[np.float32]) -> None:
         self.weights = weights
         self.x = x
+        self._products: dict[str, NDArray[np.float32]] = {}
         self._factors: dict[tuple[str, tuple[int, int], float], NDArray[np.float32]] = {}
 
     def project(self, stem: str, head_dim: int | None = None) -> NDArray[np.float32]:
@@ -41,9 +42,7 @@ class LayerInput:
         -------
         (T, out_features) float32
         """
-        y = self.x @ self.weights.get(f"{stem}.weight").T
-        if f"{stem}.bias" in self.weights:
-            y += self.weights.get(f"{stem}.bias")
+        y = self._linear(stem)
         scale = self.weights.row_scale(f"{stem}.weight")
         if scale is not None:
             start, stop = scale.head_slice
@@ -51,14 +50,20 @@ class LayerInput:
             heads[:, :, start:stop] *= self._factor(scale)[:, :, None]
         return y
 
+    def _linear(self, stem: str) -> NDArray[np.float32]:
+        y = self.weights.multiply(self.x, f"{stem}.weight")
+        if f"{stem}.bias" in self.weights:
+            y += self.weights.vector(f"{stem}.bias")
+        return y
+
     def _factor(self, scale: RowScale) -> NDArray[np.float32]:
         """Give ``1 / sqrt(mean(c ** 2) + eps)``, (T, 1), with c the rows of the projection it names."""
         name = (scale.weight, scale.rows, scale.eps)
         if name not in self._factors:
-            start, stop = scale.rows
-            c = self.x @ self.weights.get(scale.weight)[start:stop].T
-            bias = scale.weight.removesuffix(".weight") + ".bias"
-            if bias in self.weights:
-                c += self.weights.get(bias)[start:stop]
+            # Several factors may come of one projection: it is worked out whole, once.
+            stem = scale.weight.removesuffix(".weight")
+            if stem not in self._products:
+                self._products[stem] = self._linear(stem)
+            c = self._products[stem][:, slice(*scale.rows)]
             self._factors[name] = inverse_rms(c, scale.eps)
         return self._factors[name]

@@ -1,11 +1,9 @@
-"""Decoded weights: fetched from a database one at a time, the last ones used kept within a budget."""
+"""The weights of a forward pass: matrices as they are stored, multiplied without being decoded as a whole."""
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +12,21 @@ from wvindex.arch.config import ModelConfig
 from wvindex.formats.arrays import RowScale
 from wvindex.sizes import parse_size
 
-_TILE_BYTES: Final = 64 << 20
-_SMALLEST_TILE: Final = 1 << 20
-"""Rows of a matrix that is too large to keep are read in tiles between these sizes."""
+
+class Matrix(Protocol):
+    """What can be multiplied by: a tensor of a store, or its encoded rows in memory."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its encoded rows."""
+        ...
+
+    def matmul(self, x: NDArray[np.float32], /) -> NDArray[np.float32]:
+        """Give ``x @ W.T``, (T, out) float32, for x (T, in) float32."""
+        ...
 
 
-class WeightTensor(Protocol):
+class WeightTensor(Matrix, Protocol):
     """What the forward pass needs of a lazy tensor."""
 
     @property
@@ -32,8 +39,12 @@ class WeightTensor(Protocol):
         """The factor that the output of this projection is multiplied by, if there is one."""
         ...
 
-    def read(self, *, dtype: Any = None, rows: tuple[int, int] | None = None) -> NDArray[Any]:
-        """Decode all of it, or rows [start, stop) of its first dimension."""
+    def read(self, *, dtype: Any = None) -> NDArray[Any]:
+        """Decode all of it."""
+        ...
+
+    def encoded(self) -> Matrix:
+        """Read a matrix into memory as it is stored."""
         ...
 
     def expert(self, index: int, /) -> WeightTensor:
@@ -63,14 +74,18 @@ class WeightDatabase(Protocol):
 
 
 class Weights:
-    """Float32 weights by key, the least recently used dropped first.
+    """Weights by key, kept in memory as they are stored while a budget has room for them.
+
+    What is read first is kept, and nothing is dropped for what comes later. A forward pass goes through
+    all layers in the same order every time: dropping the least recently used would drop each weight just
+    before it is needed again, and where a model is larger than the budget, however little, every pass
+    would read all of it. This way a pass reads only what did not fit, in tiles, straight into the product.
 
     Parameters
     ----------
     db : WeightDatabase
     max_memory : int or str
-        Bytes of decoded weights to keep. Room is made before a weight is read, so the budget holds
-        at any moment, unless the one in use is larger by itself: then it is read and not kept.
+        Bytes of weights to keep.
 
     Attributes
     ----------
@@ -82,7 +97,8 @@ class Weights:
         self.db = db
         self.max_memory = parse_size(max_memory)
         self.nbytes = 0
-        self._kept: OrderedDict[tuple[str, int | None], NDArray[np.float32]] = OrderedDict()
+        self._vectors: dict[str, NDArray[np.float32]] = {}
+        self._matrices: dict[tuple[str, int | None], Matrix] = {}
 
     def __contains__(self, key: str) -> bool:
         """Whether the database has a key."""
@@ -92,13 +108,31 @@ class Weights:
         """Give the per-token factor that a projection's output takes, if it takes one."""
         return self.db[key].row_scale
 
-    def get(self, key: str) -> NDArray[np.float32]:
-        """Give a whole tensor, float32. Callers must not write to it."""
-        return self._fetch((key, None), self.db[key])
+    def vector(self, key: str) -> NDArray[np.float32]:
+        """Give a norm's weight, a bias: decoded, float32. Callers must not write to it."""
+        if key in self._vectors:
+            return self._vectors[key]
+        tensor = self.db[key]
+        vector = np.asarray(tensor.read(dtype=np.float32), np.float32)
+        if self._has_room(4 * math.prod(tensor.shape)):
+            self._vectors[key] = vector
+            self.nbytes += vector.nbytes
+        return vector
 
-    def expert(self, key: str, index: int) -> NDArray[np.float32]:
-        """Give one expert's matrix of a stack, (out, in) float32, reading no other."""
-        return self._fetch((key, index), self.db[key].expert(index))
+    def multiply(self, x: NDArray[np.float32], key: str, expert: int | None = None) -> NDArray[np.float32]:
+        """Give ``x @ W.T`` for a matrix, or for one expert's of a stack, reading no other.
+
+        Parameters
+        ----------
+        x : (T, in) float32
+        key : str
+        expert : int, optional
+
+        Returns
+        -------
+        (T, out) float32
+        """
+        return self._matrix(key, expert).matmul(x)
 
     def rows(self, key: str, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Give some rows, (len(indices), ...) float32, reading each that is named once."""
@@ -106,37 +140,17 @@ class Weights:
         found: NDArray[np.float32] = np.asarray(self.db[key][unique]).astype(np.float32)[inverse]
         return found
 
-    def tiles(self, key: str) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Go through a matrix by row ranges: whole and kept if the budget allows, else in tiles."""
-        tensor = self.db[key]
-        n_rows = tensor.shape[0]
-        if _float32_bytes(tensor) <= self.max_memory:
-            yield slice(0, n_rows), self.get(key)
-            return
-        tile_bytes = max(_SMALLEST_TILE, min(_TILE_BYTES, self.max_memory))
-        step = max(1, tile_bytes // (4 * math.prod(tensor.shape[1:])))
-        for start in range(0, n_rows, step):
-            stop = min(start + step, n_rows)
-            self._make_room(tile_bytes)
-            yield slice(start, stop), tensor.read(dtype=np.float32, rows=(start, stop))
+    def _matrix(self, key: str, expert: int | None) -> Matrix:
+        """Give a matrix in memory, or the tensor that streams it where the budget has no room."""
+        name = (key, expert)
+        if name in self._matrices:
+            return self._matrices[name]
+        tensor = self.db[key] if expert is None else self.db[key].expert(expert)
+        if not self._has_room(tensor.nbytes):
+            return tensor
+        matrix = self._matrices[name] = tensor.encoded()
+        self.nbytes += matrix.nbytes
+        return matrix
 
-    def _fetch(self, name: tuple[str, int | None], tensor: WeightTensor) -> NDArray[np.float32]:
-        if name in self._kept:
-            self._kept.move_to_end(name)
-            return self._kept[name]
-        size = _float32_bytes(tensor)
-        self._make_room(size)
-        weight = np.asarray(tensor.read(dtype=np.float32), np.float32)
-        if size <= self.max_memory:
-            self._kept[name] = weight
-            self.nbytes += size
-        return weight
-
-    def _make_room(self, size: int) -> None:
-        while self._kept and self.nbytes + size > self.max_memory:
-            _, dropped = self._kept.popitem(last=False)
-            self.nbytes -= dropped.nbytes
-
-
-def _float32_bytes(tensor: WeightTensor) -> int:
-    return 4 * math.prod(tensor.shape)
+    def _has_room(self, size: int) -> bool:
+        return self.nbytes + size <= self.max_memory

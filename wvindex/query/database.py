@@ -15,7 +15,8 @@ from wvindex.formats.arrays import ArraySpec, RowReader
 from wvindex.query.layers import Layers
 from wvindex.query.lazy import Tensor
 from wvindex.query.select import LayerChoice, Names, Target, standard_order
-from wvindex.store.catalog import Catalog
+from wvindex.store.catalog import ArrayEntry, Catalog
+from wvindex.store.links import LinkedReader, linked_files
 from wvindex.store.objects import LocalObjects, Objects, ReadStats
 from wvindex.store.reader import Check, ChunkReader, read_catalog, read_tokenizer, require_check
 from wvindex.store.remote import open_objects
@@ -149,7 +150,7 @@ class Store(Mapping[str, Tensor]):
         SelectionError
             If `layer` is none of these.
         """
-        return [self._tensors[key] for key in self._names.select(pattern, layer=layer, role=role)]
+        return [self._tensor(target) for target in self._names.select(pattern, layer=layer, role=role)]
 
     def _tensor(self, target: Target) -> Tensor:
         tensor = self._tensors[target.key]
@@ -164,6 +165,7 @@ def open_store(path: str | os.PathLike[str] | zarr.abc.store.Store, *, check: Ch
     path : path, URL or Zarr store
     check : {"never", "chunks", "always"}
         When checksums are verified: never, whenever a whole chunk is read, or also for a part of one.
+        Linked arrays have none; that their file is what it was is seen at every read.
 
     Raises
     ------
@@ -171,21 +173,34 @@ def open_store(path: str | os.PathLike[str] | zarr.abc.store.Store, *, check: Ch
         If it is missing, something else, or an unfinished build.
     StoreVersionError, CatalogError
         If its catalog cannot be read.
+    UnsupportedError
+        If it has linked arrays, and is not in a directory.
     """
     require_check(check)
     objects = open_objects(path)
     try:
         catalog = read_catalog(objects)
+        linked = linked_files(objects, catalog)
     except BaseException:
         objects.close()
         raise
+
+    def reader(entry: ArrayEntry) -> RowReader:
+        if entry.link is not None:
+            return LinkedReader(linked, entry.spec, entry.link)
+        return ChunkReader(objects, entry, check=check)
+
+    def close() -> None:
+        linked.close()
+        objects.close()
+
     return Store(
         objects.root if isinstance(objects, LocalObjects) else objects.location,
         catalog.config,
-        {key: (e.spec, ChunkReader(objects, e, check=check)) for key, e in catalog.arrays.items()},
+        {key: (entry.spec, reader(entry)) for key, entry in catalog.arrays.items()},
         catalog=catalog,
         tokenizer=partial(_tokenizer, objects, catalog),
-        close=objects.close,
+        close=close,
         stats=objects.stats,
     )
 

@@ -13,8 +13,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from wvindex.errors import SelectionError, UsageError
 from wvindex.formats.arrays import ArraySpec, Exactness, RowReader, RowScale
-from wvindex.query.gather import block_span, gather, read_raw, read_scales, scale_rows
+from wvindex.formats.matmul import EncodedMatrix
+from wvindex.query.gather import gather, read_raw
 from wvindex.query.indexing import Selection, parse_index, row_range
+from wvindex.query.product import multiply
+from wvindex.query.spans import block_span, read_scales, row_in_block, scale_rows
 from wvindex.query.views import expert_spec, head_spec
 
 _DTYPES: Final = {
@@ -271,6 +274,53 @@ class Tensor:
         first, last = block_span(self._base, *self._columns).scales
         return read_scales(self._base, self._reader, *self._stored_rows(rows))[:, first:last]
 
+    def matmul(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """Multiply by a matrix that is decoded tile by tile, and never held as a whole.
+
+        Parameters
+        ----------
+        x : array, shape (..., in_features)
+            Taken as float32. A few vectors are multiplied by the encoded blocks themselves.
+
+        Returns
+        -------
+        array of float32, shape (..., out_features)
+            ``x @ W.T``. Neither a bias nor the `row_scale` is applied.
+
+        Raises
+        ------
+        SelectionError
+            If this is no matrix (of a stack, take an expert), or `x` has another width.
+        UndecodableType
+            If nobody decodes the encoding.
+        """
+        self._require_matrix()
+        vectors = np.asarray(x, np.float32)
+        if not vectors.ndim or vectors.shape[-1] != self.shape[1]:
+            expected = f"(..., {self.shape[1]})"
+            raise SelectionError("x does not fit", tensor=self.key, expected=expected, found=vectors.shape)
+        flat = np.ascontiguousarray(vectors.reshape(-1, self.shape[1]))
+        out = np.empty((len(flat), self.shape[0]), np.float32)
+        rows = (self._first_row, self._first_row + self._n_rows)
+        multiply(self._base, self._reader, rows, self._columns, flat, out)
+        return out.reshape(*vectors.shape[:-1], self.shape[0])
+
+    def encoded(self) -> EncodedMatrix:
+        """Read a matrix as it is stored, to multiply by it many times.
+
+        Raises
+        ------
+        SelectionError
+            If this is no matrix, or a view whose columns are no whole blocks.
+        """
+        self._require_matrix()
+        spec, raw = self._base, self.raw()
+        if spec.encoding.scale_block is None:
+            return EncodedMatrix(raw, spec.encoding)
+        if block_span(spec, *self._columns).values != self._columns:
+            raise SelectionError("the columns of this view part a scale block", tensor=self.key)
+        return EncodedMatrix(raw, spec.encoding, self.scales(), row_in_block(spec, self._first_row))
+
     def head(self, i: int) -> Tensor:
         """Give head `i` as a view: its rows of a projection, or its columns of an output projection.
 
@@ -295,6 +345,12 @@ class Tensor:
         """
         spec, index = expert_spec(self._spec, e)
         return self._view(spec, self._first_row + index * math.prod(spec.shape[:-1]), self._columns)
+
+    def _require_matrix(self) -> None:
+        if self.ndim != 2:
+            hint = "take an expert" if self.ndim > 2 else "a vector is none"
+            message = f"a product takes a matrix: {hint}"
+            raise SelectionError(message, tensor=self.key, expected="(out, in)", found=self.shape)
 
     @property
     def _n_rows(self) -> int:
@@ -337,7 +393,7 @@ class Tensor:
             rows, columns = self._stored_rows((start, stop)), range(first, last)
         if out.size:
             matrix = out.reshape(rows[1] - rows[0], len(columns))
-            gather(self._base, self._reader, np.arange(*rows), columns, matrix)
+            gather(self._base, self._reader, range(*rows), columns, matrix)
 
     def _select(self, selection: Selection) -> NDArray[Any]:
         """Read a selection as (rows, columns) in its own order."""

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from wvindex.arch.keys import split_layer
 from wvindex.formats.ggml import can_decode
 from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
-from wvindex.query.select import split_layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,9 @@ class Summary:
         Keys whose encoding nobody decodes.
     nonfinite : tuple of NonFinite or None
         Arrays that hold NaN or infinity, as the build counted them; None for a bare checkpoint, where
-        nobody has looked.
+        nobody has looked. Nor has anybody at linked arrays.
+    linked, linked_nbytes : int
+        Arrays of a store that are byte ranges of its source's files, and their bytes.
     """
 
     arrays: int
@@ -76,6 +78,8 @@ class Summary:
     unmapped: tuple[str, ...]
     undecodable: tuple[str, ...]
     nonfinite: tuple[NonFinite, ...] | None
+    linked: int
+    linked_nbytes: int
 
     @property
     def bits_per_weight(self) -> float:
@@ -100,6 +104,8 @@ def summarize(db: Store) -> Summary:
     """
     tensors = list(db.values())
     mtp = {split_layer(tensor.key)[0] for tensor in tensors if tensor.mtp}
+    entries = db.catalog.arrays if db.catalog is not None else {}
+    linked = [entry.spec.nbytes for entry in entries.values() if entry.link is not None]
     return Summary(
         arrays=len(tensors),
         layers=len(db.layers),
@@ -111,6 +117,8 @@ def summarize(db: Store) -> Summary:
         unmapped=tuple(tensor.key for tensor in tensors if not tensor.spec.mapped),
         undecodable=tuple(tensor.key for tensor in tensors if not _is_decodable(tensor)),
         nonfinite=_nonfinite(db),
+        linked=len(linked),
+        linked_nbytes=sum(linked),
     )
 
 

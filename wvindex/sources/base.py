@@ -49,12 +49,15 @@ class FileFingerprint:
     mtime_ns : int
     header_sha256 : str
         Of the header's bytes (GGUF: everything before the data; safetensors: length and JSON).
+    header_nbytes : int
+        How many those are: the file's first. 0 where nobody wrote it down.
     """
 
     name: str
     size: int
     mtime_ns: int
     header_sha256: str
+    header_nbytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ def resolve_member(directory: Path, name: str) -> Path:
             "a file name leads out of the checkpoint's directory",
             file=directory,
             field="file name",
+            expected="a file below it",
             found=name,
         )
     real = real_path(directory / name)

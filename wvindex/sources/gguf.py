@@ -56,7 +56,9 @@ class GGUFSource:
             status = self._files.add(file, real)
             header = read_header(self._files, file, status.st_size)
             headers.append((file, header))
-            fingerprints.append(FileFingerprint(file.name, status.st_size, status.st_mtime_ns, header.sha256))
+            fingerprints.append(
+                FileFingerprint(file.name, status.st_size, status.st_mtime_ns, header.sha256, header.nbytes)
+            )
         check_shards(headers)
         self._metadata = headers[0][1].metadata
         self._tensors = tuple(tensor for _, header in headers for tensor in header.tensors)

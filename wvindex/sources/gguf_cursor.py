@@ -65,22 +65,30 @@ class HeaderCursor:
         value: int = U64.unpack_from(self._window, self.skip(8, field))[0]
         return value
 
-    def name(self, field: str) -> str:
-        """Read a string that names something: not empty, at most `MAX_NAME_BYTES`."""
+    def name(self, field: str, most: int = MAX_NAME_BYTES) -> str:
+        """Read a string that names something: not empty, without NUL, at most `most` bytes."""
         offset = self.position
         length = self.u64(field)
-        if length > MAX_NAME_BYTES:
-            raise LimitExceeded(
-                "a name is too long",
+        if not 0 < length <= most:
+            raise (LimitExceeded if length else MalformedHeader)(
+                "a name is too long" if length else "a name is empty",
                 file=self.file,
                 field=field,
                 offset=offset,
-                expected=f"at most {MAX_NAME_BYTES} bytes",
+                expected=f"1 to {most} bytes",
                 found=length,
             )
-        if length == 0:
-            raise MalformedHeader("a name is empty", file=self.file, field=field, offset=offset)
-        return self._decode(length, field)
+        name = self._decode(length, field)
+        if "\0" in name:  # what comes after it, a program in C does not see
+            raise MalformedHeader(
+                "a name holds a NUL character",
+                file=self.file,
+                field=field,
+                offset=offset + 8,
+                expected="a name without",
+                found=name,
+            )
+        return name
 
     def string(self, field: str) -> str:
         """Read a string."""
@@ -103,7 +111,12 @@ class HeaderCursor:
             return str(self.take(length, field), "utf-8")
         except UnicodeDecodeError as error:
             raise MalformedHeader(
-                "a string is not UTF-8", file=self.file, field=field, offset=offset + error.start
+                "a string is not UTF-8",
+                file=self.file,
+                field=field,
+                offset=offset + error.start,
+                expected="UTF-8",
+                found=error.object[error.start : error.start + 8],
             ) from error
 
     def _require(self, end: int, field: str) -> None:

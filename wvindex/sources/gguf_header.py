@@ -32,6 +32,8 @@ from wvindex.sources.gguf_types import GGML_TYPES, REMOVED_GGML_TYPES
 MAGIC: Final = b"GGUF"
 VERSIONS: Final = (2, 3)
 MAX_GGUF_DIMS: Final = 4
+MAX_GGUF_NAME: Final = 63
+"""Bytes of a tensor's name: ggml keeps 64 with the NUL at its end (GGML_MAX_NAME), and refuses more."""
 DEFAULT_ALIGNMENT: Final = 32
 MIN_ALIGNMENT: Final = 8
 _MIN_TENSOR_BYTES: Final = 8 + 1 + 4 + 8 + 4 + 8
@@ -50,6 +52,8 @@ class GGUFHeader:
         By offset.
     sha256 : str
         Of every byte before the data section.
+    nbytes : int
+        How many those are.
     notes : tuple of str
         What is odd but does no harm: bytes that belong to no tensor.
     """
@@ -57,6 +61,7 @@ class GGUFHeader:
     metadata: Mapping[str, Any]
     tensors: tuple[TensorInfo, ...]
     sha256: str
+    nbytes: int
     notes: tuple[str, ...]
 
 
@@ -81,7 +86,7 @@ def read_header(files: OpenFiles, file: Path, size: int) -> GGUFHeader:
     cursor.skip(min(data_start, size) - cursor.position, "padding")
     digest = hashlib.sha256(cursor.slice(0, cursor.position)).hexdigest()
     tensors, notes = _lay_out(records, data_start, size, alignment)
-    return GGUFHeader(metadata, tensors, digest, notes)
+    return GGUFHeader(metadata, tensors, digest, cursor.position, notes)
 
 
 def _check_version(cursor: HeaderCursor) -> None:
@@ -94,13 +99,20 @@ def _check_version(cursor: HeaderCursor) -> None:
     swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
     if 0 < swapped <= max(VERSIONS):
         raise UnsupportedError(
-            f"a big-endian GGUF file (version {swapped}) is not supported", file=cursor.file, field="version"
+            f"a big-endian GGUF file (version {swapped}) is not supported",
+            file=cursor.file,
+            field="version",
+            offset=len(MAGIC),
+            expected="little-endian",
+            found=version,
         )
     raise UnsupportedError(
         f"GGUF version {version} is not supported",
         file=cursor.file,
         field="version",
+        offset=len(MAGIC),
         expected=" or ".join(map(str, VERSIONS)),
+        found=version,
     )
 
 
@@ -143,7 +155,8 @@ def _alignment(cursor: HeaderCursor, metadata: Mapping[str, Any]) -> int:
 
 def _read_tensor(cursor: HeaderCursor, index: int) -> TensorInfo:
     """Read one record; its `offset` is still counted from the data section's start."""
-    name = cursor.name(f"name of tensor {index}")
+    name = cursor.name(f"name of tensor {index}", MAX_GGUF_NAME)
+    start = cursor.position
     shape = _read_shape(cursor, name)
     encoding = _read_encoding(cursor, name)
     row = shape[-1]
@@ -152,6 +165,7 @@ def _read_tensor(cursor: HeaderCursor, index: int) -> TensorInfo:
             "a row is not a whole number of blocks",
             file=cursor.file,
             tensor=name,
+            offset=start,
             expected=f"a multiple of {encoding.block_size} ({encoding.name})",
             found=row,
         )
@@ -162,12 +176,14 @@ def _read_tensor(cursor: HeaderCursor, index: int) -> TensorInfo:
 
 def _read_shape(cursor: HeaderCursor, name: str) -> tuple[int, ...]:
     """Read the dimensions, which the file gives innermost first."""
+    start = cursor.position
     n_dims = cursor.u32(f"dimensions of {name}")
     if not 1 <= n_dims <= MAX_GGUF_DIMS:
         raise TensorLayoutError(
             "an impossible number of dimensions",
             file=cursor.file,
             tensor=name,
+            offset=start,
             expected=f"1 to {MAX_GGUF_DIMS}",
             found=n_dims,
         )
@@ -178,6 +194,7 @@ def _read_shape(cursor: HeaderCursor, name: str) -> tuple[int, ...]:
             "a tensor has too many elements",
             file=cursor.file,
             tensor=name,
+            offset=start,
             expected=f"at most {MAX_ELEMENTS}",
             found=" x ".join(map(str, dims)),
         )
@@ -195,6 +212,8 @@ def _read_encoding(cursor: HeaderCursor, name: str) -> Encoding:
         file=cursor.file,
         tensor=name,
         offset=offset,
+        expected=f"a type up to {max(GGML_TYPES)}",
+        found=number,
     )
 
 
@@ -202,29 +221,39 @@ def _check_names(cursor: HeaderCursor, records: Sequence[TensorInfo]) -> None:
     seen: set[str] = set()
     for record in records:
         if record.name in seen:
-            raise DuplicateName("a tensor name stands twice", file=cursor.file, tensor=record.name)
+            raise DuplicateName(
+                "a tensor name stands twice",
+                file=cursor.file,
+                tensor=record.name,
+                expected="every name once",
+                found=record.name,
+            )
         seen.add(record.name)
 
 
 def _lay_out(
     records: Sequence[TensorInfo], data_start: int, size: int, alignment: int
 ) -> tuple[tuple[TensorInfo, ...], tuple[str, ...]]:
-    """Give the tensors with offsets from the file's start, in that order, and the notes."""
+    """Give the tensors with offsets from the file's start, and the notes.
+
+    Their data must lie in the order of their records, as ggml demands.
+    """
     tensors: list[TensorInfo] = []
     notes: list[str] = []
     end, before = data_start, "the header"
-    for record in sorted(records, key=lambda record: (record.offset, record.nbytes)):
+    for record in records:
         tensor = _placed(record, data_start, size, alignment)
         tensors.append(tensor)
         if tensor.nbytes == 0:
             continue
         if tensor.offset < end:
             raise TensorLayoutError(
-                f"a tensor overlaps {before}",
+                f"a tensor overlaps {before}, or stands before it",
                 file=tensor.file,
                 tensor=tensor.name,
                 offset=tensor.offset,
                 expected=f"an offset of at least {end}",
+                found=tensor.offset,
             )
         _note_unused(notes, end, tensor.offset, alignment)
         end, before = tensor.offset + tensor.nbytes, tensor.name

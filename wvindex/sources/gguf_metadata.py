@@ -99,7 +99,14 @@ def read_metadata(cursor: HeaderCursor, n_keys: int) -> dict[str, Any]:
         offset = cursor.position
         key = cursor.name(f"metadata key {index}")
         if key in metadata:
-            raise DuplicateName("a metadata key stands twice", file=cursor.file, field=key, offset=offset)
+            raise DuplicateName(
+                "a metadata key stands twice",
+                file=cursor.file,
+                field=key,
+                offset=offset,
+                expected="every key once",
+                found=key,
+            )
         metadata[key] = _read_value(cursor, key)
     return metadata
 
@@ -189,6 +196,7 @@ def _skip_items(cursor: HeaderCursor, key: str, item_type: int, count: int, dept
                 field=key,
                 offset=cursor.position,
                 expected=f"at most {MAX_ARRAY_DEPTH}",
+                found=f"at least {depth + 1}",
             )
         for _ in range(count):
             _skip_items(cursor, key, *_array_head(cursor, key), depth + 1)

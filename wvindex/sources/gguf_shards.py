@@ -84,12 +84,18 @@ def _check_present(path: Path, named: ShardName, expected: Sequence[str]) -> Non
     extra = sorted((present | {path.name}) - set(expected))
     if extra:
         raise ShardError(
-            f"there are more shards than {named.count}", file=path.parent, found=", ".join(extra)
+            f"there are more shards than {named.count}",
+            file=path.parent,
+            expected=f"shards 1 to {named.count}",
+            found=", ".join(extra),
         )
     missing = [name for name in expected if name not in present]
     if missing:
         raise ShardError(
-            f"{len(missing)} of {named.count} shards missing", file=path.parent, expected=", ".join(missing)
+            f"{len(missing)} of {named.count} shards missing",
+            file=path.parent,
+            expected=", ".join(missing),
+            found=f"{named.count - len(missing)} of them",
         )
 
 
@@ -142,7 +148,13 @@ def _check_disjoint(headers: Sequence[tuple[Path, GGUFHeader]]) -> None:
         for tensor in header.tensors:
             other = holders.setdefault(tensor.name, file)
             if other != file:
-                raise ShardError("a tensor is in two shards", file=file, tensor=tensor.name, found=other.name)
+                raise ShardError(
+                    "a tensor is in two shards",
+                    file=file,
+                    tensor=tensor.name,
+                    expected="in one shard",
+                    found=f"also in {other.name}",
+                )
 
 
 def later_metadata(headers: Sequence[tuple[Path, GGUFHeader]]) -> list[str]:

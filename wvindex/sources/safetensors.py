@@ -72,7 +72,9 @@ class SafetensorsSource:
             status = self._files.add(file, real)
             header = read_header(self._files, file, status.st_size)
             headers[name] = header
-            fingerprints.append(FileFingerprint(name, status.st_size, status.st_mtime_ns, header.sha256))
+            fingerprints.append(
+                FileFingerprint(name, status.st_size, status.st_mtime_ns, header.sha256, header.nbytes)
+            )
         check_shards(
             {name: header.tensors for name, header in headers.items()},
             checkpoint.weight_map,

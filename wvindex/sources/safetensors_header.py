@@ -35,6 +35,8 @@ UNSUPPORTED_DTYPES: Final = frozenset(
 )
 """Dtypes that the safetensors library (0.8) knows and wvindex does not."""
 
+_KNOWN_DTYPES: Final = ", ".join(name for name, encoding in ENCODINGS.items() if encoding.is_plain)
+
 
 @dataclass(frozen=True)
 class SafetensorsHeader:
@@ -46,10 +48,13 @@ class SafetensorsHeader:
         By offset.
     sha256 : str
         Of the length and the JSON.
+    nbytes : int
+        How many bytes those are.
     """
 
     tensors: tuple[TensorInfo, ...]
     sha256: str
+    nbytes: int
 
 
 def read_header(files: OpenFiles, file: Path, size: int) -> SafetensorsHeader:
@@ -64,7 +69,13 @@ def read_header(files: OpenFiles, file: Path, size: int) -> SafetensorsHeader:
     length = _read_length(files, file, size)
     data = files.read(file, 0, LENGTH_BYTES + length)
     if data[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":
-        raise MalformedHeader("the header is not a JSON object", file=file, offset=LENGTH_BYTES)
+        raise MalformedHeader(
+            "the header is not a JSON object",
+            file=file,
+            offset=LENGTH_BYTES,
+            expected="{",
+            found=bytes(data[LENGTH_BYTES : LENGTH_BYTES + 1]),
+        )
     entries = parse_object(data[LENGTH_BYTES:], file=file, base=LENGTH_BYTES)
     _check_metadata(entries.pop(_METADATA, {}), file)
     if len(entries) > MAX_TENSORS:
@@ -75,7 +86,7 @@ def read_header(files: OpenFiles, file: Path, size: int) -> SafetensorsHeader:
     tensors = [_tensor(name, entry, file, start) for name, entry in entries.items()]
     tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
     _check_cover(tensors, file, start, size)
-    return SafetensorsHeader(tuple(tensors), hashlib.sha256(data).hexdigest())
+    return SafetensorsHeader(tuple(tensors), hashlib.sha256(data).hexdigest(), len(data))
 
 
 def _read_length(files: OpenFiles, file: Path, size: int) -> int:
@@ -91,6 +102,7 @@ def _read_length(files: OpenFiles, file: Path, size: int) -> int:
         raise LimitExceeded(
             "the header is too long",
             file=file,
+            field="header length",
             offset=0,
             expected=f"at most {MAX_SAFETENSORS_HEADER} bytes",
             found=length,
@@ -99,6 +111,8 @@ def _read_length(files: OpenFiles, file: Path, size: int) -> int:
         raise TruncatedSource(
             "the file ends inside its header",
             file=file,
+            field="header length",
+            offset=0,
             expected=f"at least {LENGTH_BYTES + length} bytes",
             found=f"{size} bytes",
         )
@@ -138,7 +152,13 @@ def _tensor(name: str, entry: object, file: Path, data_start: int) -> TensorInfo
 
 def _check_name(name: str, file: Path) -> None:
     if not name:
-        raise MalformedHeader("a tensor name is empty", file=file)
+        raise MalformedHeader(
+            "a tensor name is empty",
+            file=file,
+            field="tensor name",
+            expected=f"1 to {MAX_NAME_BYTES} bytes",
+            found=0,
+        )
     length = len(name.encode())
     if length > MAX_NAME_BYTES:
         raise LimitExceeded(
@@ -154,10 +174,19 @@ def _encoding(dtype: object, file: Path, name: str) -> Encoding:
     if not isinstance(dtype, str):
         raise MalformedHeader("not a string", file=file, tensor=name, field="dtype", found=dtype)
     if dtype in UNSUPPORTED_DTYPES:
-        raise UnsupportedError(f"dtype {dtype} is not supported", file=file, tensor=name)
+        raise UnsupportedError(
+            f"dtype {dtype} is not supported",
+            file=file,
+            tensor=name,
+            field="dtype",
+            expected=_KNOWN_DTYPES,
+            found=dtype,
+        )
     encoding = ENCODINGS.get(dtype)
     if encoding is None or not encoding.is_plain:
-        raise TensorLayoutError("unknown dtype", file=file, tensor=name, found=dtype)
+        raise TensorLayoutError(
+            "unknown dtype", file=file, tensor=name, field="dtype", expected=_KNOWN_DTYPES, found=dtype
+        )
     return encoding
 
 
@@ -168,6 +197,7 @@ def _shape(dims: object, file: Path, name: str) -> tuple[int, ...]:
             "a tensor has too many dimensions",
             file=file,
             tensor=name,
+            field="shape",
             expected=f"at most {MAX_DIMS}",
             found=len(shape),
         )
@@ -177,6 +207,7 @@ def _shape(dims: object, file: Path, name: str) -> tuple[int, ...]:
             "a tensor has too many elements",
             file=file,
             tensor=name,
+            field="shape",
             expected=f"at most {MAX_ELEMENTS}",
             found=" x ".join(map(str, shape)),
         )
@@ -187,7 +218,12 @@ def _offsets(span: object, file: Path, name: str) -> tuple[int, int]:
     offsets = _sizes(span, "data_offsets", file, name)
     if len(offsets) != 2 or offsets[0] > offsets[1]:
         raise MalformedHeader(
-            "data_offsets are not a begin and an end", file=file, tensor=name, found=list(offsets)
+            "data_offsets are not a begin and an end",
+            file=file,
+            tensor=name,
+            field="data_offsets",
+            expected="two, the first no larger",
+            found=list(offsets),
         )
     return offsets[0], offsets[1]
 
@@ -196,7 +232,14 @@ def _sizes(value: object, field: str, file: Path, name: str) -> tuple[int, ...]:
     """Check a list of integers that are not negative (JSON's ``true`` is a Python int, too)."""
     if isinstance(value, list) and all(type(item) is int and item >= 0 for item in value):
         return tuple(value)
-    raise MalformedHeader("not a list of sizes", file=file, tensor=name, field=field, found=value)
+    raise MalformedHeader(
+        "not a list of sizes",
+        file=file,
+        tensor=name,
+        field=field,
+        expected="integers, none negative",
+        found=value,
+    )
 
 
 def _check_cover(tensors: Iterable[TensorInfo], file: Path, start: int, size: int) -> None:
@@ -209,13 +252,19 @@ def _check_cover(tensors: Iterable[TensorInfo], file: Path, start: int, size: in
                 file=file,
                 tensor=tensor.name,
                 offset=tensor.offset,
-                expected=end,
+                expected=f"an offset of {end}",
+                found=tensor.offset,
             )
         end += tensor.nbytes
-    if end > size:
-        raise TruncatedSource(
-            "the file ends before its tensors do", file=file, expected=f"{end} bytes", found=f"{size} bytes"
-        )
+        if end > size:
+            raise TruncatedSource(
+                "the file ends before a tensor does",
+                file=file,
+                tensor=tensor.name,
+                offset=tensor.offset,
+                expected=f"at least {end} bytes",
+                found=f"{size} bytes",
+            )
     if end < size:
         raise TensorLayoutError(
             "bytes after the last tensor",

@@ -119,7 +119,10 @@ def _checkpoint(
     missing = [name for name, real in files.items() if not os.path.lexists(real)]
     if missing:
         raise ShardError(
-            f"{len(missing)} of {len(files)} files missing", file=directory, expected=", ".join(missing)
+            f"{len(missing)} of {len(files)} files missing",
+            file=directory,
+            expected=", ".join(missing),
+            found=f"{len(files) - len(missing)} of them",
         )
     notes = (f"not part of the checkpoint: {', '.join(sorted(unused))}",) if unused else ()
     return Checkpoint(directory, files, weight_map, notes)
@@ -128,7 +131,13 @@ def _checkpoint(
 def _weight_map(file: Path, data: bytes) -> dict[str, str]:
     weight_map = parse_object(data, file=file).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise MalformedHeader("not an object of file names", file=file, field="weight_map")
+        raise MalformedHeader(
+            "not an object of file names",
+            file=file,
+            field="weight_map",
+            expected="tensors' names with files' names",
+            found=weight_map,
+        )
     if not weight_map:
         raise ShardError("the index lists no tensor", file=file, field="weight_map")
     return weight_map
@@ -148,7 +157,12 @@ def _check_numbered(directory: Path, names: Sequence[str]) -> None:
         wrong = numbers ^ set(range(1, count + 1))
         if wrong:
             listed = ", ".join(f"{stem}-{number:05d}-of-{count:05d}{SUFFIX}" for number in sorted(wrong))
-            raise ShardError("shards are missing or extra", file=directory, found=listed)
+            raise ShardError(
+                "shards are missing or extra",
+                file=directory,
+                expected=f"shards 1 to {count} of {stem}",
+                found=f"missing or extra: {listed}",
+            )
 
 
 def check_shards(
@@ -167,7 +181,11 @@ def check_shards(
             other = holders.setdefault(tensor.name, file)
             if other != file:
                 raise ShardError(
-                    "a tensor is in two shards", file=directory / file, tensor=tensor.name, found=other
+                    "a tensor is in two shards",
+                    file=directory / file,
+                    tensor=tensor.name,
+                    expected="in one shard",
+                    found=f"also in {other}",
                 )
     if weight_map is None:
         return
@@ -177,7 +195,8 @@ def check_shards(
                 "a tensor is not in the shard that the index gives",
                 file=directory / file,
                 tensor=name,
-                found=holders.get(name, "in no shard"),
+                expected=f"in {file}",
+                found=f"in {holders[name]}" if name in holders else "in no shard",
             )
     extra = sorted(holders.keys() - weight_map.keys())
     if extra:
@@ -185,4 +204,6 @@ def check_shards(
             f"{len(extra)} tensors that the index does not list",
             file=directory / holders[extra[0]],
             tensor=extra[0],
+            expected="a tensor of the index",
+            found=f"{len(extra)} of no index",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from itertools import accumulate
@@ -51,11 +52,19 @@ def parse_object(
     try:
         text = str(data, "utf-8")
     except UnicodeDecodeError as error:
-        raise MalformedHeader("not UTF-8", file=file, offset=base + error.start) from error
+        raise MalformedHeader(
+            "not UTF-8",
+            file=file,
+            offset=base + error.start,
+            expected="UTF-8",
+            found=error.object[error.start : error.start + 8],
+        ) from error
     _check_depth(data, file)
     value = _loads(text, file, base, constants=constants)
     if not isinstance(value, dict):
-        raise MalformedHeader("not a JSON object", file=file, offset=base, found=type(value).__name__)
+        raise MalformedHeader(
+            "not a JSON object", file=file, offset=base, expected="an object", found=type(value).__name__
+        )
     if _SURROGATE_ESCAPE.search(text):
         _check_surrogates(value, file)
     return value
@@ -74,11 +83,14 @@ def _loads(text: str, file: Path, base: int, *, constants: bool) -> object:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)
         if len(members) != len(pairs):
-            raise DuplicateName("a JSON key stands twice", file=file, field=_first_twice(pairs))
+            name = _first_twice(pairs)
+            raise DuplicateName(
+                "a JSON key stands twice", file=file, field=name, expected="every key once", found=name
+            )
         return members
 
     def refuse(constant: str) -> NoReturn:
-        raise MalformedHeader("a number is not finite", file=file, found=constant)
+        raise MalformedHeader("a number is not finite", file=file, expected="a finite number", found=constant)
 
     def finite(digits: str) -> float:
         number = float(digits)
@@ -90,9 +102,15 @@ def _loads(text: str, file: Path, base: int, *, constants: bool) -> object:
         return json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite)
     except json.JSONDecodeError as error:
         offset = base + len(text[: error.pos].encode())
-        raise MalformedHeader(f"not JSON: {error.msg}", file=file, offset=offset) from error
+        found = text[error.pos : error.pos + 8] or "the end"
+        raise MalformedHeader(
+            f"not JSON: {error.msg}", file=file, offset=offset, expected="JSON", found=found
+        ) from error
     except ValueError as error:  # an integer of more digits than Python converts
-        raise MalformedHeader("a number is too long", file=file) from error
+        most = sys.get_int_max_str_digits()
+        raise MalformedHeader(
+            "a number is too long", file=file, expected=f"at most {most} digits", found="more"
+        ) from error
 
 
 def _first_twice(pairs: list[tuple[str, Any]]) -> str:
@@ -104,7 +122,9 @@ def _check_surrogates(value: object, file: Path) -> None:
         try:
             string.encode()
         except UnicodeEncodeError as error:
-            raise MalformedHeader("a string holds a lone surrogate", file=file, found=string) from error
+            raise MalformedHeader(
+                "a string holds a lone surrogate", file=file, expected="pairs", found=string
+            ) from error
 
 
 def _strings(value: object) -> Iterator[str]:

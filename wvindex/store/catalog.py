@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +19,9 @@ from wvindex.formats.ledger import LedgerEntry
 from wvindex.sources.base import FileFingerprint
 from wvindex.sources.strict_json import parse_object
 from wvindex.store.entries import ArrayEntry, ArrayRecord, array_entry, array_json
+from wvindex.store.link_checks import check_links
 from wvindex.store.metadata import FORMAT
-from wvindex.store.records import Mismatch, read_record
+from wvindex.store.records import Mismatch, read_record, record_json
 
 __all__ = ["EXTRA_FILE", "ArrayEntry", "Catalog", "LedgerEntry", "parse_catalog"]
 
@@ -50,6 +51,9 @@ class Catalog:
         By standard key.
     files : tuple of str
         Other files of the store (the tokenizer's), by their paths below its root.
+    links : tuple of str
+        For each of `sources`, its path relative to the store's directory, where arrays are linked (see
+        `wvindex.formats.arrays.Link`); empty where all were copied.
     format : int
         Version of the store's format.
     """
@@ -63,6 +67,7 @@ class Catalog:
     ledger: tuple[LedgerEntry, ...]
     arrays: Mapping[str, ArrayEntry]
     files: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
     format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
@@ -73,13 +78,14 @@ class Catalog:
             "config": self.config.to_json(),
             "source": {
                 "format": self.source_format,
-                "files": [asdict(file) for file in self.sources],
+                "files": record_json(self.sources),
+                "links": list(self.links),
                 "config": _finite(self.source_config),
             },
             "options": _finite(self.options),
             "files": list(self.files),
             "arrays": {key: array_json(entry) for key, entry in self.arrays.items()},
-            "ledger": [asdict(entry) for entry in self.ledger],
+            "ledger": record_json(self.ledger),
         }
 
     @classmethod
@@ -98,6 +104,7 @@ class Catalog:
             record = read_record(_CatalogRecord, data)
             _check_files(record.files)
             arrays = _entries(record.arrays)
+            check_links(record.source.files, record.source.links, arrays)
         except Mismatch as fault:
             raise CatalogError(
                 "the catalog is malformed",
@@ -115,6 +122,7 @@ class Catalog:
             source_config=record.source.config,
             options=record.options,
             files=record.files,
+            links=record.source.links,
             arrays=arrays,
             ledger=record.ledger,
         )
@@ -147,6 +155,7 @@ class _SourceRecord:
     format: str
     files: tuple[FileFingerprint, ...]
     config: Mapping[str, Any]
+    links: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from wvindex.errors import LimitExceeded, TensorLayoutError
-from wvindex.formats.arrays import ArraySpec, Exactness, Heads, RowScale
+from wvindex.formats.arrays import ArraySpec, Exactness, Heads, Link, RowScale
 from wvindex.formats.encodings import ENCODINGS, Encoding, with_scale_block
 from wvindex.limits import MAX_DIMS, MAX_ELEMENTS
 from wvindex.store.layout import ChunkGrid, array_path
-from wvindex.store.records import Mismatch
+from wvindex.store.records import Mismatch, record_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,13 @@ class ArrayEntry:
     chunk_rows : int
         Rows of a full chunk.
     crc32c : tuple of int
-        Of each chunk's file, in the chunks' order: they are all there.
+        Of each chunk's file, in the chunks' order: they are all there. Empty for a linked array.
     nan, inf : int or None
-        Values that are NaN, and infinite; None where nobody can decode the encoding.
+        Values that are NaN, and infinite; None where nobody can decode the encoding, or the array is
+        linked: nobody has read it.
+    link : Link or None
+        Where the array's bytes lie in the source; None where they were copied. A linked array has no
+        files in the store: what would be its chunks is read from the source.
     """
 
     spec: ArraySpec
@@ -37,6 +41,7 @@ class ArrayEntry:
     crc32c: tuple[int, ...]
     nan: int | None = 0
     inf: int | None = 0
+    link: Link | None = None
 
     @property
     def grid(self) -> ChunkGrid:
@@ -65,6 +70,7 @@ class ArrayRecord:
     crc32c: tuple[int, ...]
     nan: int | None
     inf: int | None
+    link: Link | None = None
 
 
 _SAME_IN_SPEC: Final = tuple(
@@ -85,8 +91,10 @@ def array_json(entry: ArrayEntry) -> dict[str, Any]:
         crc32c=entry.crc32c,
         nan=entry.nan,
         inf=entry.inf,
+        link=entry.link,
     )
-    return asdict(record)
+    document: dict[str, Any] = record_json(record)
+    return document
 
 
 def array_entry(key: str, record: ArrayRecord) -> ArrayEntry:
@@ -108,9 +116,11 @@ def array_entry(key: str, record: ArrayRecord) -> ArrayEntry:
         crc32c=record.crc32c,
         nan=record.nan,
         inf=record.inf,
+        link=record.link,
     )
     _check_path(entry)
     _check_chunks(entry)
+    _check_link(entry)
     return entry
 
 
@@ -161,5 +171,23 @@ def _check_chunks(entry: ArrayEntry) -> None:
     whole = max(grid.group_rows, 1)
     if not 0 < entry.chunk_rows <= whole or (entry.chunk_rows % unit and entry.chunk_rows != whole):
         raise Mismatch(f"a multiple of {unit}, at most {whole}", entry.chunk_rows, ("chunk_rows",))
-    if len(entry.crc32c) != grid.n_chunks:
-        raise Mismatch(f"{grid.n_chunks} checksums", len(entry.crc32c), ("crc32c",))
+    n_checksums = grid.n_chunks if entry.link is None else 0
+    if len(entry.crc32c) != n_checksums:
+        raise Mismatch(f"{n_checksums} checksums", len(entry.crc32c), ("crc32c",))
+
+
+def _check_link(entry: ArrayEntry) -> None:
+    """Check that a link's ranges hold the array's bytes, no more and no fewer."""
+    if entry.link is None:
+        return
+    if (entry.nan, entry.inf) != (None, None):
+        raise Mismatch("null for a linked array", (entry.nan, entry.inf), ("nan",))
+    row_nbytes = entry.spec.n_rows * entry.spec.row_bytes
+    parts = (
+        ("rows", entry.link.rows, row_nbytes),
+        ("scales", entry.link.scales, entry.spec.nbytes - row_nbytes),
+    )
+    for name, ranges, nbytes in parts:
+        found = sum(part.nbytes for part in ranges)
+        if found != nbytes:
+            raise Mismatch(f"{nbytes} bytes in all", found, ("link", name))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+from wvindex.arch.keys import LAYER_KEY
 from wvindex.errors import LimitExceeded, UnsafePath
 from wvindex.formats.arrays import ArraySpec
 from wvindex.limits import MAX_ESCAPED_NAME
@@ -18,12 +19,12 @@ TARGET_CHUNK_BYTES: Final = 4 << 20
 PAGE_BYTES: Final = 4096
 """A matrix smaller than this shares a chunk with its neighbours: a convolution's kernel is a few bytes."""
 
-_LAYER = re.compile(r"model\.layers\.(0|[1-9][0-9]*)\.(.+)", re.DOTALL)
 _SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789._-")
 _RESERVED: Final = frozenset(
     {"zarr.json", "catalog.json", "building.json", "c", "layers", "tokenizer", "stats"}
 )
 _EMPTY: Final = "%"
+_NUMBER: Final = re.compile("[0-9]{1,16}")
 
 
 def array_path(key: str) -> str:
@@ -38,7 +39,7 @@ def array_path(key: str) -> str:
     LimitExceeded
         If a name is longer than file systems allow.
     """
-    match = _LAYER.fullmatch(key)
+    match = LAYER_KEY.fullmatch(key)
     names = (match[1], _escape(match[2])) if match else (_escape(key),)
     longest = max(len(name) for name in names)
     if longest > MAX_ESCAPED_NAME:
@@ -186,6 +187,20 @@ class ChunkGrid:
             outer.insert(0, position)
         inner = [step, *(0 for _ in self.spec.shape[self.axis + 1 :])] if self.spec.shape else []
         return "/".join(["c", *map(str, (*outer, *inner))])
+
+    def index(self, name: str) -> int | None:
+        """Give the chunk whose path is `name`, the inverse of the method `name`; None where there is none."""
+        root, *numbers = name.split("/")
+        if root != "c" or len(numbers) != len(self.spec.shape) or not self.n_chunks:
+            return None
+        if not all(_NUMBER.fullmatch(number) for number in numbers):
+            return None
+        group = 0
+        for number, size in zip(numbers, self.spec.shape[: self.axis], strict=False):
+            group = group * size + int(number)
+        step = int(numbers[self.axis]) if numbers else 0
+        index = group * self.chunks_per_group + step
+        return index if index < self.n_chunks and self.name(index) == name else None
 
     def row_range(self, index: int) -> tuple[int, int]:
         """Give the rows [start, stop) of the array that chunk `index` holds."""

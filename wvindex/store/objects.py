@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 from wvindex.errors import ChunkError, LimitExceeded, StoreError, UnreadableSource, UnsafePath
 
@@ -17,6 +17,8 @@ MAX_DESCRIPTORS: Final = 64
 
 MAX_READ: Final = 1 << 30
 """Bytes of one system call: Linux and macOS cap it a little under 2 GiB."""
+
+Name = TypeVar("Name", str, int)
 
 # O_NONBLOCK: opening a FIFO must return, so that it can be refused. Regular files ignore the flag.
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -73,14 +75,43 @@ class Objects(Protocol):
         ...
 
 
-class _OpenFile:
+class OpenFile:
     """A descriptor that closes with its last user, so that a cache may drop it while a thread reads."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
 
     def __del__(self) -> None:
+        """Close it."""
         os.close(self.descriptor)
+
+
+class RecentFiles(Generic[Name]):
+    """The files that were used last, at most `MAX_DESCRIPTORS` of them, by name; for several threads."""
+
+    def __init__(self) -> None:
+        self._files: OrderedDict[Name, OpenFile] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, name: Name) -> OpenFile | None:
+        """Give an open file; None where it is not, or no longer."""
+        with self._lock:
+            opened = self._files.get(name)
+            if opened is not None:
+                self._files.move_to_end(name)
+            return opened
+
+    def put(self, name: Name, opened: OpenFile) -> None:
+        """Keep a file; let go of the one whose last use is longest ago."""
+        with self._lock:
+            self._files[name] = opened
+            while len(self._files) > MAX_DESCRIPTORS:
+                self._files.popitem(last=False)
+
+    def clear(self) -> None:
+        """Let go of all."""
+        with self._lock:
+            self._files.clear()
 
 
 def missing_chunk(file: str | Path, chunk: ChunkFile) -> ChunkError:
@@ -117,9 +148,8 @@ class LocalObjects:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.stats = ReadStats()
-        self._open_files: OrderedDict[str, _OpenFile] = OrderedDict()
+        self._open_files: RecentFiles[str] = RecentFiles()
         self._real_directories: set[Path] = {root}
-        self._lock = threading.Lock()
         self._closed = False
 
     @property
@@ -178,22 +208,19 @@ class LocalObjects:
 
     def close(self) -> None:
         """Close every file. Later reads raise StoreError."""
-        with self._lock:
-            self._closed = True
-            self._open_files.clear()
+        self._closed = True
+        self._open_files.clear()
 
-    def _fill(self, opened: _OpenFile, chunk: ChunkFile, offset: int, out: memoryview) -> None:
+    def _fill(self, opened: OpenFile, chunk: ChunkFile, offset: int, out: memoryview) -> None:
         filled = _pread(opened.descriptor, offset, out)
         self.stats.add(bytes_read=filled)
         if filled != len(out):
             raise wrong_length(self.root / chunk.path, chunk, offset + filled)
 
-    def _open_chunk(self, chunk: ChunkFile) -> _OpenFile:
-        with self._lock:
-            opened = self._open_files.get(chunk.path)
-            if opened is not None:
-                self._open_files.move_to_end(chunk.path)
-                return opened
+    def _open_chunk(self, chunk: ChunkFile) -> OpenFile:
+        opened = self._open_files.get(chunk.path)
+        if opened is not None:
+            return opened
         opened = self._open_path(chunk.path)
         if opened is None:
             raise missing_chunk(self.root / chunk.path, chunk)
@@ -201,20 +228,17 @@ class LocalObjects:
         if found != chunk.nbytes:
             raise wrong_length(self.root / chunk.path, chunk, found)
         self.stats.add(files_opened=1)
-        with self._lock:
-            self._open_files[chunk.path] = opened
-            while len(self._open_files) > MAX_DESCRIPTORS:
-                self._open_files.popitem(last=False)
+        self._open_files.put(chunk.path, opened)
         return opened
 
-    def _open_path(self, path: str) -> _OpenFile | None:
+    def _open_path(self, path: str) -> OpenFile | None:
         """Open a regular file of the store; None where it is missing."""
         if self._closed:
             raise StoreError("the store is closed", file=self.root)
         file = self.root / path
         try:
             self._require_real(file.parent)
-            opened = _OpenFile(os.open(file, _OPEN_FLAGS))
+            opened = OpenFile(os.open(file, _OPEN_FLAGS))
         except FileNotFoundError:
             return None
         except OSError as error:

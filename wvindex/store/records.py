@@ -1,4 +1,4 @@
-"""Strict reading of JSON into frozen dataclasses: their type hints are the table that is checked."""
+"""Frozen dataclasses as JSON, and strict reading of it: type hints are the table that is checked."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ Parser = Callable[[Any], Any]
 _LISTS = (list, tuple)
 """JSON's lists, before and after they were text."""
 
+_SCALARS = frozenset({str, int, float, bool, types.NoneType})
+"""JSON's values that hold no others."""
+
 
 class Mismatch(Exception):
     """A JSON value is not of the declared type; `path` says where, innermost step last."""
@@ -27,6 +30,19 @@ class Mismatch(Exception):
     def within(self, step: str) -> Mismatch:
         """Give the same fault, seen from one level further out."""
         return Mismatch(self.expected, self.found, (step, *self.path))
+
+
+def record_json(record: Any) -> Any:
+    """Give a record as plain JSON values; `read_record` reads them back to an equal one.
+
+    `dataclasses.asdict` takes several times as long, which a ledger of 90,000 tensors shows.
+    """
+    if type(record) in _SCALARS:
+        return record
+    if isinstance(record, tuple | list):
+        return [record_json(item) for item in record]
+    members = record if isinstance(record, Mapping) else vars(record)
+    return {name: value if type(value) in _SCALARS else record_json(value) for name, value in members.items()}
 
 
 def read_record(cls: type[Record], data: object) -> Record:

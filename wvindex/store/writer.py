@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from wvindex.errors import CatalogError, StoreError, TargetExists, UnsafePath
-from wvindex.formats.arrays import ArraySpec, RowReader
+from wvindex.formats.arrays import ArraySpec, Link, RowReader
 from wvindex.sources.base import TokenizerData
 from wvindex.store.catalog import EXTRA_FILE, ArrayEntry, Catalog
 from wvindex.store.checksum import Buffer
@@ -135,13 +135,35 @@ class StoreWriter:
 
         Parameters and errors are those of `write_array`.
         """
-        path = array_path(spec.key)
-        if path in self._paths:
-            raise StoreError("an array is written twice", file=self.path, tensor=spec.key)
-        self._paths.add(path)
+        path = self._claim(spec)
         grid = ChunkGrid(spec, chunk_rows(spec, self._chunk_bytes))
         chunks = self._pipeline.write(self.staging / path, grid, rows, workspace)
         return PendingArray(self.staging / path, path, grid, chunks)
+
+    def link_array(self, spec: ArraySpec, link: Link) -> ArrayEntry:
+        """Take in an array whose bytes stay where they are; nothing of it is written.
+
+        Not even its metadata: a Zarr reader that finds them takes the missing chunks for zeros.
+
+        Returns
+        -------
+        ArrayEntry
+            For the catalog, which must also say how the store's directory leads to the files (`links`).
+
+        Raises
+        ------
+        StoreError
+            If the array is there already.
+        """
+        return ArrayEntry(
+            spec=spec,
+            path=self._claim(spec),
+            chunk_rows=chunk_rows(spec, self._chunk_bytes),
+            crc32c=(),
+            nan=None,
+            inf=None,
+            link=link,
+        )
 
     def add_file(self, relative: str, data: Buffer) -> None:
         """Keep a file beside the arrays, as ``tokenizer/<name>``.
@@ -192,6 +214,14 @@ class StoreWriter:
         remove_file(self.staging / BUILDING_JSON)
         publish(self.staging, self.path)
         self._published = True
+
+    def _claim(self, spec: ArraySpec) -> str:
+        """Give the path of an array that is not there yet."""
+        path = array_path(spec.key)
+        if path in self._paths:
+            raise StoreError("an array is written twice", file=self.path, tensor=spec.key)
+        self._paths.add(path)
+        return path
 
     def _require_target(self) -> None:
         if not self.path.parent.is_dir():

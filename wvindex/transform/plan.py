@@ -21,6 +21,7 @@ from wvindex.limits import PROCESS_BYTES
 from wvindex.sizes import format_size
 from wvindex.sources.base import Source, TensorInfo
 from wvindex.transform.assemble import Contribution, Target, assemble
+from wvindex.transform.claims import contradictions
 from wvindex.transform.mla_plan import FACTORS, MlaLayer, absorb_layer, stitched_layer, unabsorbed
 from wvindex.transform.product import LatestFactor
 from wvindex.transform.rows import Rows
@@ -200,6 +201,7 @@ class _Planner:
                 self._add(key, target)
         for layer, factors in layers.items():
             self._add_mla(layer, factors, mla)
+        self._check_claims()
         config = replace(self.config, refuses_to_run=(*self.config.refuses_to_run, *self._unapplied(targets)))
         if layers and mla != "keep":
             config = replace(config, attention_form="dense")
@@ -263,6 +265,13 @@ class _Planner:
             "tensors that belong to a weight and are not applied to it": foreign,
         }
         return [f"{len(keys)} {reason}, such as {keys[0]}" for reason, keys in reasons.items() if keys]
+
+    def _check_claims(self) -> None:
+        """Refuse what is not as the configuration of a known family says."""
+        if self.family is not None:
+            specs = [operation.spec for operation in self.operations]
+            found = contradictions(self.source, specs, self.config)
+            self.refusals += [Refusal(tensor, error) for tensor, error in found]
 
     def _mla_layers(self, targets: Mapping[str, Target]) -> dict[int, dict[str, Target]]:
         """Give the low-rank factors of each layer, by role."""

@@ -105,7 +105,7 @@ def _scales(codes: TensorInfo, scales: TensorInfo, quantization: Any) -> Scales:
             tensor=codes.name,
             field="quantization_config.weight_block_size",
             expected="two positive integers",
-            found=block,
+            found="nothing" if block is None else block,
         )
     rows, columns = block
     expected = (*codes.shape[:-2], -(-codes.shape[-2] // rows), -(-codes.shape[-1] // columns))

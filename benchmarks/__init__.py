@@ -1,0 +1,1 @@
+"""What wvindex's speed and memory are, measured beside its peers: ``python -m benchmarks``."""

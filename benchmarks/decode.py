@@ -1,0 +1,70 @@
+"""Decoding blocks in memory to float32: beside the gguf package, ggml's C, and filling the same buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.blocks import random_blocks
+from benchmarks.harness import Absent, Bench, Comparison
+from benchmarks.peers import ggml_decoder
+from wvindex.formats.encodings import ENCODINGS
+from wvindex.formats.kernels import decode_parallel
+
+K_QUANTS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+BARS = {
+    **dict.fromkeys(K_QUANTS, "decode-k"),
+    **dict.fromkeys(("Q4_0", "Q8_0"), "decode-legacy"),
+    **dict.fromkeys(("IQ4_XS", "MXFP4"), "decode-codebook"),
+}
+ONE, TWO = "wvindex, one thread", "wvindex, two threads"
+PACKAGE, C, FILL, FILL_TWO = "gguf package", "ggml's C", "fill", "fill, two threads"
+
+
+def run(bench: Bench) -> None:
+    """Decode a matrix of each type, into one buffer that all contenders share."""
+    shape = (256, 1024) if bench.quick else (4096, 4096)
+    out = np.zeros(shape, np.float32)
+    for type_name, bar_of_package in BARS.items():
+        comparison = _compare(bench, type_name, out)
+        for label, peer, bar in (
+            (ONE, PACKAGE, bar_of_package),
+            (ONE, C, "decode-ggml"),
+            (ONE, FILL, "decode-fill" if type_name in K_QUANTS else None),
+            (TWO, ONE, "decode-threads"),
+            (FILL_TWO, FILL, None),
+        ):
+            bench.read_speed(comparison, label, peer, bar=bar)
+
+
+def _compare(bench: Bench, type_name: str, out: NDArray[np.float32]) -> Comparison:
+    rows, columns = out.shape
+    encoding = ENCODINGS[type_name]
+    blocks = random_blocks(type_name, out.size // encoding.block_size, seed=1)
+    raw = blocks.reshape(rows, encoding.row_bytes(columns))
+    kind = gguf.GGMLQuantizationType[type_name]
+    in_c = ggml_decoder(type_name)
+    return bench.compare(
+        type_name,
+        {
+            ONE: lambda: decode_parallel(raw, encoding, out, n_threads=1),
+            TWO: lambda: decode_parallel(raw, encoding, out, n_threads=2),
+            PACKAGE: lambda: gguf.dequantize(raw, kind),
+            C: in_c if isinstance(in_c, Absent) else lambda: in_c(raw, out),
+            FILL: lambda: out.fill(1.0),
+            FILL_TWO: _fill_two(out),
+        },
+        repeat=9,
+        nbytes=out.nbytes,
+    )
+
+
+def _fill_two(out: NDArray[np.float32]) -> Callable[[], object]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    halves = np.split(out, 2)
+    pool = ThreadPoolExecutor(2)
+    return lambda: list(pool.map(lambda half: half.fill(1.0), halves))

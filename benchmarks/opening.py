@@ -1,0 +1,63 @@
+"""Opening a checkpoint with a large vocabulary, and starting: import, help, the first decoded tensor."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import gguf
+
+import wvindex as wv
+from benchmarks.harness import Bench
+from benchmarks.models import TINY_LLAMA, write_llama, write_vocabulary
+
+
+def run(bench: Bench) -> None:
+    """Open a file with 150k tokens and merges; then start processes."""
+    n_tokens = 1_000 if bench.quick else 150_000
+    path = write_vocabulary(bench.scratch / "vocabulary.gguf", n_tokens)
+    comparison = bench.compare(
+        f"{n_tokens:,} tokens and merges",
+        {
+            "wvindex.open": lambda: wv.open(path).close(),
+            "wvindex.open and its tokenizer": lambda: _tokenizer(path),
+            "GGUFReader": lambda: gguf.GGUFReader(path),
+        },
+        repeat=3,
+    )
+    bench.read_speed(comparison, "wvindex.open", "GGUFReader", bar="open")
+    bench.read_speed(comparison, "wvindex.open and its tokenizer", "GGUFReader")
+    _starting(bench)
+
+
+def _tokenizer(path: Path) -> None:
+    with wv.open(path) as db:
+        _ = db.tokenizer
+
+
+def _starting(bench: Bench) -> None:
+    model = write_llama(bench.scratch / "tiny.gguf", TINY_LLAMA)
+    first = f"import wvindex\nwvindex.open({str(model)!r})['model.layers.0.mlp.up_proj.weight'][:]"
+    comparison = bench.compare(
+        "starting",
+        {
+            "python": lambda: _python("-c", "pass"),
+            "import wvindex": lambda: _python("-c", "import wvindex"),
+            "wvindex --help": lambda: _python("-m", "wvindex", "--help"),
+            "first decoded tensor": lambda: _python("-c", first),
+        },
+        repeat=9,
+    )
+    for label, bar in (
+        ("import wvindex", "import"),
+        ("wvindex --help", "help"),
+        ("first decoded tensor", "first-decode"),
+    ):
+        bench.read_median(
+            label, "seconds, the interpreter's start included", comparison.timings[label].seconds, bar=bar
+        )
+
+
+def _python(*arguments: str) -> None:
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)

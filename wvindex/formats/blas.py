@@ -1,0 +1,85 @@
+"""How many threads NumPy's matrix products take: one, where the callers are several threads themselves."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from typing import Final, NamedTuple
+
+_EXTENSION: Final = "numpy._core._multiarray_umath"
+"""What of NumPy is linked to BLAS."""
+
+# OpenBLAS as NumPy's wheels have it, and as distributions do.
+_PREFIXES: Final = ("scipy_openblas", "openblas")
+_SUFFIXES: Final = ("64_", "")
+
+
+class _Threads(NamedTuple):
+    """OpenBLAS's own functions."""
+
+    get: Callable[[], int]
+    set: Callable[[int], None]
+
+
+class _Limit:
+    """Who has asked for one thread, and how many there were before: the last to leave restores them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.before = 1
+
+
+_LIMIT: Final = _Limit()
+
+
+@contextmanager
+def one_thread() -> Iterator[bool]:
+    """Let products run on the thread that asks for them, where the library can be told so.
+
+    One product over all cores waits, spinning, for its slowest thread: where other programs run, or the
+    threads are the caller's, several products of one thread each are faster. The setting is the process's:
+    products of other threads are as fast as one thread is, meanwhile.
+
+    Yields
+    ------
+    bool
+        Whether it is so. False where NumPy has another library than OpenBLAS.
+    """
+    blas = _openblas()
+    if blas is None:
+        yield False
+        return
+    with _LIMIT.lock:
+        if not _LIMIT.users:
+            _LIMIT.before = blas.get()
+            blas.set(1)
+        _LIMIT.users += 1
+    try:
+        yield True
+    finally:
+        with _LIMIT.lock:
+            _LIMIT.users -= 1
+            if not _LIMIT.users:
+                blas.set(_LIMIT.before)
+
+
+@cache
+def _openblas() -> _Threads | None:
+    """Find OpenBLAS among what NumPy has loaded: a library answers for those that it is linked to."""
+    try:
+        library = ctypes.CDLL(import_module(_EXTENSION).__file__)
+    except (ImportError, OSError):
+        return None
+    for prefix in _PREFIXES:
+        for suffix in _SUFFIXES:
+            getter = getattr(library, f"{prefix}_get_num_threads{suffix}", None)
+            setter = getattr(library, f"{prefix}_set_num_threads{suffix}", None)
+            if getter is not None and setter is not None:
+                setter.argtypes, setter.restype = (ctypes.c_int,), None
+                return _Threads(getter, setter)
+    return None
