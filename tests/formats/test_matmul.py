@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from contextlib import nullcontext
 
 import ml_dtypes
 import numpy as np
@@ -157,3 +158,18 @@ def test_blocks_that_nobody_decodes_are_refused(count: int) -> None:
     unknown = Encoding("Q9_X", 32, 8)
     with pytest.raises(UndecodableType):
         EncodedMatrix(np.zeros((3, 16), np.uint8), unknown).matmul(vectors(count, 64))
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+@pytest.mark.parametrize("limited", [True, False])
+def test_threads_do_not_change_the_result(
+    monkeypatch: pytest.MonkeyPatch, limited: bool, n_threads: int
+) -> None:
+    """Also where BLAS cannot be told to take one thread."""
+    monkeypatch.setattr(matmul, "MIN_TILE_VALUES", 1)
+    if not limited:
+        monkeypatch.setattr(matmul, "one_thread", lambda: nullcontext(False))
+    raw, x = finite_rows("Q4_K", 23, 5), vectors(40, 1280)
+    out = np.empty((40, 23), np.float32)
+    matmul_rows(raw, ENCODINGS["Q4_K"], x, out, n_threads=n_threads)
+    assert_product(out, reference_decode(raw, "Q4_K"), x)

@@ -92,6 +92,7 @@ FILES: Final[dict[str, bytes]] = {
     "array-count-in-49-bytes": gguf(pairs=[pair("k", ARRAY, array(STRING, [], 2**62))], alignment=1),
     "array-past-end": _keys(pair("k", ARRAY, array(STRING, [], 2**20))),
     "arrays-nested-3000-deep": _nested(_NESTING),
+    "arrays-nested-131072-wide": _keys(pair("k", ARRAY, array(ARRAY, [bytes(12)] * (1 << 17)))),
     "value-type-unknown": _keys(pair("k", 13, u64(0))),
     "item-type-unknown": _keys(pair("k", ARRAY, array(99, [], 0))),
     "tensor-type-unknown": _tensors(Record(ggml_type=99)),

@@ -66,6 +66,7 @@ REFUSED: Final[dict[str, Refused]] = {
     "gguf/array-count-in-49-bytes": Refused("limit", field="k", offset=37),
     "gguf/array-past-end": Refused("truncated", field="k", offset=37),
     "gguf/arrays-nested-3000-deep": Refused("limit", field="k", offset=85),
+    "gguf/arrays-nested-131072-wide": Refused("limit", field="k", offset=49),
     "gguf/value-type-unknown": Refused("malformed-header", field="k", offset=33),
     "gguf/item-type-unknown": Refused("malformed-header", field="k", offset=37),
     "gguf/tensor-type-unknown": Refused("tensor-layout", "a", offset=45),

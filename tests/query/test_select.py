@@ -92,8 +92,7 @@ def test_an_alias_of_two_is_ambiguous(names: Names) -> None:
 
 def keys(names: Names, *args: Any, **kwargs: Any) -> list[str]:
     found = [
-        (target.key if target.expert is None else expert_key(*target))
-        for target in names.select(*args, **kwargs)
+        (t.key if t.expert is None else expert_key(t.key, t.expert)) for t in names.select(*args, **kwargs)
     ]
     return [key.removeprefix("model.").removesuffix(".weight") for key in found]
 

@@ -24,6 +24,9 @@ from wvindex.formats.workers import share
 TILE_VALUES: Final = 2 << 20
 """Decoded values that a thread holds, 8 MiB: enough rows for BLAS to run at its full speed."""
 
+ALL_TILES_VALUES: Final = 8 << 20
+"""Decoded values that all threads together hold, however many they are: 32 MiB."""
+
 MIN_TILE_VALUES: Final = 1 << 18
 """Fewer are not worth a thread's while."""
 
@@ -150,8 +153,8 @@ def _multiply_tiles(
     """Let each thread decode a tile and multiply by it, by itself; by BLAS's threads where it insists."""
     n_rows, width = len(rows.raw), _width(rows.raw, rows.encoding)
     n_threads = threads() if n_threads is None else n_threads
-    tile_values = min(TILE_VALUES, max(MIN_TILE_VALUES, n_rows * width // (2 * n_threads)))
-    step = min(n_rows, max(1, tile_values // width))
+    share_of_rows = max(MIN_TILE_VALUES, n_rows * width // (2 * n_threads))
+    step = min(n_rows, max(1, min(TILE_VALUES, ALL_TILES_VALUES // n_threads, share_of_rows) // width))
 
     def work(starts: Iterator[int], n_threads: int) -> None:
         tile = np.empty((step, width), np.float32)

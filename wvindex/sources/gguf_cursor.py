@@ -24,12 +24,15 @@ class HeaderCursor:
         Of the whole file.
     position : int
         Offset of the next byte.
+    nested : int
+        Arrays within arrays that were met so far.
     """
 
     def __init__(self, files: OpenFiles, file: Path, size: int) -> None:
         self.file = file
         self.size = size
         self.position = 0
+        self.nested = 0
         self._files = files
         self._window = bytearray()
 

@@ -17,6 +17,9 @@ from wvindex.sources.gguf_types import ARRAY, BOOL, SCALARS, STRING, U32, U64, U
 MIN_KEY_BYTES = 8 + 1 + 4 + 1
 """The shortest key and value: a length, a letter, a type, a byte."""
 
+MAX_NESTED_ARRAYS = 1 << 16
+"""Arrays within arrays of a whole header: real files have none, and each takes some microseconds."""
+
 _MIN_ITEM_BYTES = {STRING: 8, ARRAY: 12} | {kind: dtype.itemsize for kind, dtype in SCALARS.items()}
 
 _FIXED_TYPES = {"general.alignment": UINT32}
@@ -197,6 +200,16 @@ def _skip_items(cursor: HeaderCursor, key: str, item_type: int, count: int, dept
                 offset=cursor.position,
                 expected=f"at most {MAX_ARRAY_DEPTH}",
                 found=f"at least {depth + 1}",
+            )
+        cursor.nested += count
+        if cursor.nested > MAX_NESTED_ARRAYS:
+            raise LimitExceeded(
+                "too many arrays within arrays",
+                file=cursor.file,
+                field=key,
+                offset=cursor.position,
+                expected=f"at most {MAX_NESTED_ARRAYS}",
+                found=cursor.nested,
             )
         for _ in range(count):
             _skip_items(cursor, key, *_array_head(cursor, key), depth + 1)
