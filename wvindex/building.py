@@ -5,25 +5,24 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from wvindex._version import __version__
-from wvindex.errors import UsageError
+from wvindex.errors import LimitExceeded, UsageError
 from wvindex.formats.arrays import ByteRange, Link
+from wvindex.limits import PROCESS_BYTES
 from wvindex.sizes import format_size, parse_size
 from wvindex.sources.base import Source
 from wvindex.sources.detect import open_source
 from wvindex.store.catalog import ArrayEntry, Catalog
+from wvindex.store.layout import array_path
 from wvindex.store.links import LinkedFiles, link_paths
 from wvindex.store.writer import PendingArray, StoreWriter
 from wvindex.transform.links import FileRange, byte_ranges
-from wvindex.transform.plan import Operation, Plan, plan_source, require_representable
+from wvindex.transform.plan import Operation, Plan, Refusal, plan_source, require_representable
 from wvindex.transform.rows import Rows
-
-_CODE_AND_LIBRARIES = 128 << 20
-"""What the process needs whatever it builds: the interpreter, NumPy and its threads' stacks."""
 
 _ARRAYS_IN_FLIGHT = 8
 """Arrays that may be on their way to the disk while the next is read; their tiles are bounded apart."""
@@ -82,7 +81,19 @@ def plan(
         If an option has no such value.
     """
     with open_source(Path(source)) as opened:
-        return plan_source(opened, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
+        return _plan(opened, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
+
+
+def _plan(source: Source, **options: str) -> Plan:
+    """Plan, and refuse what the store has no place for: a name too long for a file."""
+    planned = plan_source(source, **options)
+    refusals = list(planned.refusals)
+    for operation in planned.operations:
+        try:
+            array_path(operation.spec.key)
+        except LimitExceeded as error:
+            refusals.append(Refusal(operation.spec.key, error))
+    return replace(planned, refusals=tuple(refusals))
 
 
 def build(
@@ -134,7 +145,7 @@ def build(
     """
     budget = parse_size(max_memory)
     with open_source(Path(source)) as opened:
-        planned = plan_source(opened, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
+        planned = _plan(opened, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
         require_representable(planned)
         _require_memory(planned, budget)
         target = Path(out) if out is not None else Path(f"{_stem(opened)}.zarr")
@@ -251,12 +262,12 @@ def _finish(
 
 def _workspace(operation: Operation, budget: int) -> int:
     """Give the bytes that a tile of output may take; what it is made from and its copies need as much."""
-    return max((budget - _CODE_AND_LIBRARIES - operation.fixed_bytes) // 4, 0)
+    return max((budget - PROCESS_BYTES - operation.fixed_bytes) // 4, 0)
 
 
 def _require_memory(planned: Plan, budget: int) -> None:
     fixed = max((operation.fixed_bytes for operation in planned.operations), default=0)
-    least = _CODE_AND_LIBRARIES + fixed + _LEAST_WORKSPACE
+    least = PROCESS_BYTES + fixed + _LEAST_WORKSPACE
     if budget < least:
         raise UsageError(
             "this model cannot be built in so little memory",

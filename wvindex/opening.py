@@ -11,7 +11,7 @@ from wvindex.query.database import Store, open_store
 from wvindex.sources.base import Source
 from wvindex.sources.detect import open_source
 from wvindex.store.metadata import ZARR_JSON
-from wvindex.store.reader import Check, is_store
+from wvindex.store.reader import Check, is_store, require_check
 from wvindex.store.writer import BUILDING_JSON
 from wvindex.transform.plan import plan_source, require_representable
 
@@ -50,6 +50,7 @@ def open(path: str | os.PathLike[str] | zarr.abc.store.Store, *, check: Check = 
     local = Path(path)
     if is_store(local) or any((local / name).exists() for name in (ZARR_JSON, BUILDING_JSON)):
         return open_store(local, check=check)
+    require_check(check)
     source = open_source(local)
     try:
         return _bare(source)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +68,7 @@ def parse_index(index: object, shape: tuple[int, ...]) -> Selection:
     return Selection(rows, columns, kept, _array_goes_first(kinds))
 
 
-def row_range(rows: tuple[int, int] | slice | None, shape: tuple[int, ...]) -> tuple[int, int]:
+def row_range(rows: tuple[int, int] | range | slice | None, shape: tuple[int, ...]) -> tuple[int, int]:
     """Give the indices [start, stop) of axis 0 that `rows` asks for; all of them for None.
 
     Raises
@@ -84,7 +84,14 @@ def row_range(rows: tuple[int, int] | slice | None, shape: tuple[int, ...]) -> t
             raise SelectionError("rows have no step", found=rows, expected=f"a range of {shape}")
         start, stop, _ = rows.indices(size)
         return start, max(start, stop)
-    start, stop = rows
+    if isinstance(rows, range):
+        if rows.step != 1:
+            raise SelectionError("rows have no step", found=rows, expected=f"a range of {shape}")
+        start, stop = rows.start, max(rows.start, rows.stop)
+    elif isinstance(rows, tuple) and len(rows) == 2 and all(isinstance(row, SupportsIndex) for row in rows):
+        start, stop = map(operator.index, rows)
+    else:
+        raise SelectionError("not a choice of rows", expected="(start, stop), a range or a slice", found=rows)
     if not 0 <= start <= stop <= size:
         raise SelectionError("rows are out of range", expected=f"0 to {size} of {shape}", found=(start, stop))
     return start, stop

@@ -26,7 +26,7 @@ _DTYPES: Final = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
 
-Rows = tuple[int, int] | slice | None
+Rows = tuple[int, int] | range | slice | None
 """Indices [start, stop) of axis 0; None for all."""
 
 

@@ -93,6 +93,11 @@ def empty_directory(path: Path) -> None:
                 child.unlink()
 
 
+def aside_of(target: Path) -> Path:
+    """Give where a store stands while another takes its place."""
+    return target.with_name(f"{target.name}.replaced")
+
+
 def publish(staging: Path, target: Path) -> None:
     """Sync `staging` and rename it to `target`; a store that stands there is moved aside, then removed.
 
@@ -102,7 +107,7 @@ def publish(staging: Path, target: Path) -> None:
         If the system refuses; `target` is then what it was.
     """
     fsync_tree(staging)
-    aside = target.with_name(f"{target.name}.replaced")
+    aside = aside_of(target)
     with _reporting("rename", target):
         replacing = target.exists()
         if replacing:

@@ -29,6 +29,11 @@ class ZarrObjects:
     """
 
     def __init__(self, store: zarr.abc.store.Store) -> None:
+        from zarr.core.sync import sync
+        from zarr.storage import StorePath
+
+        with _reporting_remote(str(store)):
+            sync(StorePath.open(store, ""))  # some stores (a zip file) are opened apart from being made
         self.store = store
         self.stats = ReadStats()
         self._closed = False

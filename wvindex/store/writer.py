@@ -17,7 +17,7 @@ from wvindex.formats.arrays import ArraySpec, Link, RowReader
 from wvindex.sources.base import TokenizerData
 from wvindex.store.catalog import EXTRA_FILE, ArrayEntry, Catalog
 from wvindex.store.checksum import Buffer
-from wvindex.store.durable import BuildLock, empty_directory, publish, remove_file, write_file
+from wvindex.store.durable import BuildLock, aside_of, empty_directory, publish, remove_file, write_file
 from wvindex.store.layout import TARGET_CHUNK_BYTES, ChunkGrid, array_path, chunk_rows
 from wvindex.store.metadata import (
     CATALOG_JSON,
@@ -226,6 +226,12 @@ class StoreWriter:
     def _require_target(self) -> None:
         if not self.path.parent.is_dir():
             raise StoreError("the directory to build in does not exist", file=self.path.parent)
+        aside = aside_of(self.path)
+        if os.path.lexists(aside):
+            raise TargetExists(
+                "an overwrite was interrupted here: this is the old store, to be moved back or removed",
+                file=aside,
+            )
         if not os.path.lexists(self.path):
             return
         if not self._overwrite:
