@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-MAX_HEADER_BYTES: Final = 512 << 20
-"""A GGUF header or safetensors JSON. A 256k-token vocabulary with merges is about 12 MiB."""
+MAX_HEADER_BYTES: Final = 64 << 20
+"""A GGUF header. A 256k-token vocabulary with merges is about 12 MiB; reading 64 MiB takes about a second."""
 
 MAX_SAFETENSORS_HEADER: Final = 100_000_000
 """The safetensors library's own cap on the JSON header."""
@@ -16,7 +16,7 @@ MAX_TENSORS: Final = 1 << 20
 MAX_METADATA_KEYS: Final = 1 << 16
 """GGUF files carry some dozens of keys."""
 
-MAX_ARRAY_ITEMS: Final = 1 << 26
+MAX_ARRAY_ITEMS: Final = 1 << 21
 """Items of one GGUF metadata array: vocabularies have some hundred thousand."""
 
 MAX_ARRAY_DEPTH: Final = 4
@@ -64,3 +64,6 @@ MAX_ROTARY_DIM: Final = 1 << 16
 
 PROCESS_BYTES: Final = 128 << 20
 """What a build's process needs whatever it builds: the interpreter, NumPy, and its threads' stacks."""
+
+MAX_NESTED_ARRAYS: Final = 1 << 16
+"""Arrays within arrays of a whole header: real files have none, and each takes some microseconds."""

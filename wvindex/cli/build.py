@@ -54,11 +54,16 @@ def command(
     SOURCE is a GGUF or safetensors file, or a directory of them.
     """
     import wvindex as wv
+    from wvindex.sources.detect import open_source
 
     if dry_run:
         planned = wv.plan(source, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
         print_plan(ctx, planned, ledger=False, as_json=as_json)
         return
+    if not quiet:
+        with open_source(source) as opened:
+            for oddity in opened.notes:
+                note(oddity)
     started = time.monotonic()
     with build_progress(quiet=quiet) as progress:
         path = wv.build(

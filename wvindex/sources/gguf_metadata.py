@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 
 from wvindex.errors import DuplicateName, LimitExceeded, MalformedHeader, TruncatedSource
-from wvindex.limits import MAX_ARRAY_DEPTH, MAX_ARRAY_ITEMS
+from wvindex.limits import MAX_ARRAY_DEPTH, MAX_ARRAY_ITEMS, MAX_NESTED_ARRAYS
 from wvindex.sources.gguf_cursor import HeaderCursor
 from wvindex.sources.gguf_types import ARRAY, BOOL, SCALARS, STRING, U32, U64, UINT32
 
 MIN_KEY_BYTES = 8 + 1 + 4 + 1
 """The shortest key and value: a length, a letter, a type, a byte."""
 
-MAX_NESTED_ARRAYS = 1 << 16
-"""Arrays within arrays of a whole header: real files have none, and each takes some microseconds."""
 
 _MIN_ITEM_BYTES = {STRING: 8, ARRAY: 12} | {kind: dtype.itemsize for kind, dtype in SCALARS.items()}
 

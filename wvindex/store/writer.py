@@ -229,7 +229,7 @@ class StoreWriter:
         aside = aside_of(self.path)
         if os.path.lexists(aside):
             raise TargetExists(
-                "an overwrite was interrupted here: this is the old store, to be moved back or removed",
+                "an overwrite was interrupted: this is the old store, to be moved back or removed",
                 file=aside,
             )
         if not os.path.lexists(self.path):

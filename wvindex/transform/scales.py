@@ -69,9 +69,9 @@ def attach_scales(source: Source) -> tuple[ScaledTensors, dict[str, WvindexError
             of[owner] = _scales(by_name[owner], by_name[name], quantization)
         except WvindexError as error:
             refused[owner] = error
-    foreign = _foreign_scales(by_name)
+    foreign, scaled = _foreign_scales(by_name), set(pairs.values())
     for info in by_name.values():
-        if _has_codes(info) and info.name not in pairs.values() and (quantization or info.name in foreign):
+        if _has_codes(info) and info.name not in scaled and (quantization or info.name in foreign):
             refused[info.name] = MetadataError(
                 "FP8 codes have no scales of the kind that is known",
                 file=info.file,
