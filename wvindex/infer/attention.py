@@ -11,17 +11,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wvindex.errors import SelectionError, UsageError
+from wvindex.formats.blas import one_thread
+from wvindex.formats.kernels import threads
+from wvindex.formats.workers import share
 
 QUERY_TILE: Final = 256
 KEY_TILE: Final = 512
 TILE_SCORES: Final = 1 << 21
 """Scores that are in memory at once (8 MiB); as many heads are worked together as fit."""
+
+PARALLEL_SCORES: Final = 1 << 18
+"""Scores that are worth starting threads for: some milliseconds' work."""
 
 
 def gqa_attention_asym(
@@ -98,14 +105,21 @@ def gqa_attention_asym(
     floor = _sinks(sinks, num_q_heads).reshape(num_kv_heads, group, 1)
     mask = _Mask(causal=causal, window=window, q_offset=q_offset)
     out = np.empty((length, num_kv_heads, group, v_head_dim), np.float32)
-    heads_at_once = max(1, TILE_SCORES // (group * min(max(length, 1), QUERY_TILE) * KEY_TILE))
-    for heads in _tiles(0, num_kv_heads, heads_at_once):
-        for rows in _tiles(0, length, QUERY_TILE):
+    n_threads = threads() if num_q_heads * length * n_keys >= PARALLEL_SCORES else 1
+    tile_scores = group * min(max(length, 1), QUERY_TILE) * KEY_TILE * n_threads
+    heads_at_once = max(1, min(TILE_SCORES // tile_scores, num_kv_heads // n_threads))
+
+    def attend(tiles: Iterator[tuple[slice, slice]]) -> None:
+        for heads, rows in tiles:
             softmax = _RunningSoftmax(queries[heads, :, rows], floor[heads], v_head_dim)
             for columns in _tiles(*mask.visible(rows, n_keys), KEY_TILE):
                 hidden = mask.hidden(rows, columns)
                 softmax.add(keys[heads, :, columns], values[heads, columns], softcap, hidden)
             out[rows, heads] = softmax.result().transpose(2, 0, 1, 3)
+
+    with one_thread():
+        tiles = product(_tiles(0, num_kv_heads, heads_at_once), _tiles(0, length, QUERY_TILE))
+        share(tiles, attend, n_threads)
     return out.reshape(length, num_q_heads * v_head_dim)
 
 

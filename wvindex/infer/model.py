@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wvindex.errors import SelectionError, UsageError
+from wvindex.formats.blas import one_thread
 from wvindex.infer.cache import KVCache
 from wvindex.infer.capture import Captures, activation_names
 from wvindex.infer.layer import DecoderLayer, Step
@@ -140,11 +141,12 @@ class Model:
         step = Step(rotary=rotary, cache=cache, capture=captures)
         x = self._embed(ids)
         captures("embed", x)
-        for layer in self.layers:
-            x = layer(x, step)
-        x = self._norm(x)
-        captures("norm", x)
-        logits = self._logits(x[-1:] if last_only else x)
+        with one_thread():  # Products divide their work among threads themselves.
+            for layer in self.layers:
+                x = layer(x, step)
+            x = self._norm(x)
+            captures("norm", x)
+            logits = self._logits(x[-1:] if last_only else x)
         if cache is not None:
             cache.advance(len(ids))
         return Output(logits, captures.captured)
