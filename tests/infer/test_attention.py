@@ -112,10 +112,11 @@ def cases(draw: st.DrawFn) -> Case:
 
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make tiles so small that a dozen tokens need several, with ragged last ones, heads too."""
+    """Make tiles so small that a dozen tokens need several, on several threads, with ragged last ones."""
     monkeypatch.setattr(attention, "QUERY_TILE", 4)
     monkeypatch.setattr(attention, "KEY_TILE", 3)
     monkeypatch.setattr(attention, "TILE_SCORES", 24)
+    monkeypatch.setattr(attention, "PARALLEL_SCORES", 1)
 
 
 @given(case=cases())

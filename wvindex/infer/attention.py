@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
 from typing import Final
 
 import numpy as np
@@ -118,8 +117,8 @@ def gqa_attention_asym(
             out[rows, heads] = softmax.result().transpose(2, 0, 1, 3)
 
     with one_thread():
-        tiles = product(_tiles(0, num_kv_heads, heads_at_once), _tiles(0, length, QUERY_TILE))
-        share(tiles, attend, n_threads)
+        all_heads = _tiles(0, num_kv_heads, heads_at_once)
+        share([(h, rows) for h in all_heads for rows in _tiles(0, length, QUERY_TILE)], attend, n_threads)
     return out.reshape(length, num_q_heads * v_head_dim)
 
 
