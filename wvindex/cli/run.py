@@ -42,7 +42,7 @@ _KEEP: Final = "\n\t"
     metavar="K",
     help="Print the K likeliest next tokens, and generate nothing.",
 )
-@max_memory_option("4GiB", "Decoded weights to keep between tokens")
+@max_memory_option("4GiB", "Weights to keep between tokens, as they are stored")
 @json_option
 def command(
     path: str,
