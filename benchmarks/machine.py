@@ -55,7 +55,7 @@ def _memory() -> int:
 
 
 def _blas() -> str:
-    config: dict[str, Any] = np.show_config(mode="dicts")  # type: ignore[assignment]
+    config: Any = np.show_config(mode="dicts")
     blas = config["Build Dependencies"]["blas"]
     return f"{blas['name']} {blas.get('version', '')}".strip()
 

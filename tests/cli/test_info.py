@@ -22,9 +22,10 @@ def facts(*arguments: object) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     label = ""
     for line in succeed("info", *arguments).partition("\n\n")[0].splitlines():
-        name, value = re.fullmatch(r"(\S(?:.*?\S)??)? {2,}(.*)", line).groups()  # type: ignore[union-attr]
-        label = name or label
-        found.setdefault(label, []).append(value)
+        match = re.fullmatch(r"(\S(?:.*?\S)??)? {2,}(.*)", line)
+        assert match is not None, line
+        label = match[1] or label
+        found.setdefault(label, []).append(match[2])
     return {label: "; ".join(values) for label, values in found.items()}
 
 
