@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import google_crc32c
-import numpy as np
+from crc32c import crc32c as _extend
 
 Buffer = bytes | bytearray | memoryview
 """Bytes in memory, one after another; a memoryview is of bytes and has one dimension."""
 
 
 def crc32c(parts: Iterable[Buffer], value: int = 0) -> int:
-    """Give the checksum of `parts`, one after another, going on from `value`."""
+    """Give the checksum of `parts`, one after another, going on from `value`.
+
+    Long parts are summed without the interpreter's lock: several threads at once are as many times as fast.
+    """
     for part in parts:
-        # The C extension takes arrays, but no memoryview.
-        value = google_crc32c.extend(value, np.frombuffer(part, dtype=np.uint8) if len(part) else b"")
+        value = _extend(part, value)
     return value
