@@ -16,6 +16,7 @@ from wvindex.formats import finite
 from wvindex.formats.decode import decode_rows
 from wvindex.formats.encodings import ENCODINGS, Encoding, with_scale_block
 from wvindex.formats.finite import count_nonfinite
+from wvindex.formats.kernels.nonfinite import FEW_BYTES
 
 FLOATS = ["F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"]
 INTEGERS = [name for name, e in ENCODINGS.items() if e.is_plain and name not in FLOATS]
@@ -141,6 +142,25 @@ def test_clean_blocks_are_not_decoded(name: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(finite, "decode_blocks", fail)
     raw = random_rows(name, 4, 10) & np.uint8(0x3B)
     assert count_nonfinite(raw, ENCODINGS[name]) == (0, 0)
+
+
+@pytest.mark.parametrize("name", PACKED)
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_few_suspicious_blocks_among_many(name: str, seed: int) -> None:
+    size, rng = ENCODINGS[name].type_size, np.random.default_rng(seed)
+    raw = random_rows(name, 2, FEW_BYTES // size, seed) & np.uint8(0x3B)
+    blocks = raw.reshape(-1, size)
+    blocks[rng.integers(0, len(blocks), 3)] = hostile_rows(name, 3, 1, seed)
+    assert count_nonfinite(raw, ENCODINGS[name]) == counts(reference_decode(raw, name))
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_few_special_values_among_many(name: str) -> None:
+    encoding = ENCODINGS[name]
+    values = np.full((3, FEW_BYTES), -1.5).astype(encoding.logical_dtype)
+    values[[0, 1, 2, 2], [0, 7777, 5, FEW_BYTES - 1]] = [np.nan, np.inf, -np.inf, -np.nan]
+    assert count_nonfinite(values.view(np.uint8), encoding) == counts(values)
 
 
 def test_strided_rows() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -12,6 +13,7 @@ from wvindex.errors import TensorLayoutError, UndecodableType
 from wvindex.formats.encodings import Encoding
 from wvindex.formats.fp8 import decode_fp8, require_scales, scale_rows_of
 from wvindex.formats.ggml import TILE_VALUES, decode_blocks, tile_slices
+from wvindex.formats.kernels.nonfinite import FEW_BYTES, count_suspects, largest_magnitude
 
 _Counts: TypeAlias = tuple[int, int]
 
@@ -120,11 +122,13 @@ def _total(counts: Iterable[_Counts]) -> _Counts:
 
 def _count_bits(bits: NDArray[Any], kind: _FloatBits) -> _Counts:
     """Count in an unsigned integer view of floats."""
-    magnitude = bits & kind.dtype(kind.magnitude)
-    n_nonfinite = int(np.count_nonzero(magnitude > kind.dtype(kind.largest)))
+    many = bits.nbytes >= FEW_BYTES and bits.flags.c_contiguous
+    if many and largest_magnitude(bits, kind.magnitude) <= kind.largest:
+        return 0, 0
+    n_nonfinite = int(np.count_nonzero(bits & kind.dtype(kind.magnitude) > kind.dtype(kind.largest)))
     if not n_nonfinite or kind.infinity is None:
         return n_nonfinite, 0
-    n_inf = int(np.count_nonzero(magnitude == kind.dtype(kind.infinity)))
+    n_inf = int(np.count_nonzero(bits & kind.dtype(kind.magnitude) == kind.dtype(kind.infinity)))
     return n_nonfinite - n_inf, n_inf
 
 
@@ -141,6 +145,9 @@ def _packed_counts(raw: NDArray[np.uint8], encoding: Encoding) -> Iterator[_Coun
         raise UndecodableType("no decoder for this block type", found=encoding.name)
     size = encoding.type_size
     _require_whole(raw, size, f"{encoding.name} blocks")
+    many = raw.nbytes >= FEW_BYTES and raw.flags.c_contiguous
+    if many and not count_suspects(raw.reshape(-1, size), _tests(encoding.name)):
+        return
     for rows, run in tile_slices(raw.shape[0], raw.shape[1] // size, TILE_VALUES // encoding.block_size):
         blocks = raw[rows, run.start * size : run.stop * size].reshape(-1, size)
         picked = blocks[_suspicious(blocks, encoding.name)]
@@ -148,6 +155,14 @@ def _packed_counts(raw: NDArray[np.uint8], encoding: Encoding) -> Iterator[_Coun
             values = np.empty((len(picked), encoding.block_size), np.float32)
             decode_blocks(picked, encoding, values)
             yield _count_bits(values.view(np.uint32), _PLAIN["F32"])
+
+
+@cache
+def _tests(name: str) -> NDArray[np.int64]:
+    """Give the tests of `_SUSPICIOUS` as `count_suspects` takes them."""
+    groups = _SUSPICIOUS[name]
+    rows = [(*test, int(test is group[-1])) for group in groups for test in group]
+    return np.array(rows, np.int64).reshape(-1, 4)
 
 
 def _suspicious(blocks: NDArray[np.uint8], name: str) -> NDArray[np.bool_]:
