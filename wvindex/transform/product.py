@@ -17,7 +17,10 @@ from wvindex.transform.rows import Rows, byte_view, decoded
 Floats = NDArray[np.float32]
 
 TILE_BYTES: Final = 32 << 20
-"""Output worked at once: large enough for a matrix product to run at full speed."""
+"""Output asked for at once."""
+
+_MULTIPLY_BYTES: Final = 16 << 20
+"""Output of one matrix product: enough rows for BLAS to run at full speed."""
 
 
 @dataclass(frozen=True)
@@ -102,27 +105,33 @@ class ProductRows:
         self, start: int, stop: int, out: memoryview, *, span: tuple[int, int] | None = None
     ) -> None:
         """Work rows [start, stop); a span is cut from whole rows."""
-        left, right = span or (0, self.encoding.row_bytes(self.width))
-        cut = np.frombuffer(out, np.uint8).reshape(stop - start, right - left)
-        tile = max(1, TILE_BYTES // (4 * max(self.width, self.left.row_values, 1)))
+        tile = max(1, _MULTIPLY_BYTES // (4 * max(self.width, self.left.row_values, 1)))
+        whole = span is None or span == (0, self.encoding.row_bytes(self.width))
         for first in range(start, stop, tile):
             last = min(first + tile, stop)
-            encoded = np.empty((last - first, self.width), self.encoding.dtype)
-            encode_plain(self._values(first, last), self.encoding, encoded)
+            if whole and self.encoding == F32:  # straight into the caller's buffer
+                values = np.frombuffer(out, np.float32).reshape(stop - start, self.width)
+                self._multiply(first, last, values[first - start : last - start])
+                continue
+            values = np.empty((last - first, self.width), np.float32)
+            self._multiply(first, last, values)
+            left, right = span or (0, self.encoding.row_bytes(self.width))
+            encoded = np.empty(values.shape, self.encoding.dtype)
+            encode_plain(values, self.encoding, encoded)
+            cut = np.frombuffer(out, np.uint8).reshape(stop - start, right - left)
             cut[first - start : last - start] = encoded.view(np.uint8)[:, left:right]
 
     def read_scales(self, start: int, stop: int, out: memoryview) -> None:
         """Plain rows have no scales."""
 
-    def _values(self, start: int, stop: int) -> Floats:
+    def _multiply(self, start: int, stop: int, out: Floats) -> None:
         index, factor = self.index[start:stop], self.factor()
         products = index >= 0
         if products.all():
-            return self._left(index) @ factor.right
-        values = np.empty((stop - start, self.width), np.float32)
-        values[~products] = factor.tail[~index[~products]]
-        values[products] = self._left(index[products]) @ factor.right
-        return values
+            np.matmul(self._left(index), factor.right, out=out)
+            return
+        out[~products] = factor.tail[~index[~products]]
+        out[products] = self._left(index[products]) @ factor.right
 
     def _left(self, index: Order) -> Floats:
         """Give rows `index` of the left factor times gamma, shape (index.size, rank)."""

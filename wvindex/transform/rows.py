@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from wvindex.formats.arrays import RowReader
 from wvindex.formats.decode import decode_rows
-from wvindex.formats.encodings import Encoding
+from wvindex.formats.encodings import F32, Encoding
 from wvindex.sources.base import Source, TensorInfo
 
 TILE_VALUES: Final = 1 << 20
@@ -121,13 +121,16 @@ class SourceRows:
         decode_rows(np.frombuffer(block, np.uint8).reshape(stop - start, row_bytes), encoding, values)
 
 
-def decoded(rows: Rows, start: int, stop: int, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+def decoded(rows: Rows, start: int, stop: int) -> NDArray[np.float32]:
     """Decode rows [start, stop) to float32, shape (stop - start, row_values).
 
     Scale rows are read for each matrix that the range touches.
     """
     n, row_bytes = rows.row_values, rows.encoding.row_bytes(rows.row_values)
-    values = np.empty((stop - start, n), np.float32) if out is None else out
+    values = np.empty((stop - start, n), np.float32)
+    if rows.encoding == F32:
+        rows.read_rows(start, stop, byte_view(values))
+        return values
     raw = np.empty((stop - start, row_bytes), np.uint8)
     rows.read_rows(start, stop, byte_view(raw))
     block = rows.encoding.scale_block
