@@ -229,7 +229,6 @@ REFUSED: Final[dict[str, Refused]] = {
     "store/chunk-symlink": Refused("unsafe-path", values=False),
     "store/chunk-fifo": Refused("unreadable", values=False),
     "store/directory-symlink": Refused("unsafe-path", values=False),
-    "store/directory-of-chunks-symlink": Refused("unsafe-path", values=False),
     "store/directory-missing": Refused("chunk", F32),
     "store/catalog-encoding-against-chunks": Refused("chunk", F32),
     "store/catalog-shape-against-chunks": Refused("chunk", F32),

@@ -415,7 +415,7 @@ class TestLinkedStore:
             assert key == "catalog.json" or sync(linked.getsize(key)) == sync(copied.getsize(key))
 
     @pytest.mark.parametrize(
-        "key", ["q4_k", "q4_k/c/3/0/0", "q4_k/c", "q4_k/x", "nowhere", "layers/0/f32/c/99/0"]
+        "key", ["q4_k", "q4_k/c.3.0.0", "q4_k/c", "q4_k/x", "nowhere", "layers/0/f32/c.99.0"]
     )
     def test_what_is_not_there(self, pair: tuple[Path, Path], key: str) -> None:
         store = LinkedStore(pair[0])

@@ -52,8 +52,8 @@ def test_files_of_a_store(tmp_path: Path) -> None:
     root = write_store(tmp_path / "a.zarr", [array], chunk_bytes=10 * 256)
     assert sorted(tree(root)) == [
         "catalog.json",
-        "layers/0/a.weight/c/0/0",
-        "layers/0/a.weight/c/1/0",
+        "layers/0/a.weight/c.0.0",
+        "layers/0/a.weight/c.1.0",
         "layers/0/a.weight/zarr.json",
         "layers/0/zarr.json",
         "layers/zarr.json",
@@ -67,7 +67,7 @@ def test_a_short_plain_chunk_is_padded_and_a_packed_one_is_not(tmp_path: Path) -
     plain, packed = memory_array("f", (11, 64), "F32"), memory_array("q", (11, 512), "Q4_K")
     root = write_store(tmp_path / "a.zarr", [plain, packed], chunk_bytes=1200)
     assert [len(data) for name, data in tree(root).items() if name.startswith("f/c")] == [1024] * 3
-    assert tree(root)["f/c/2/0"] == plain.raw[8:].tobytes() + bytes(256)
+    assert tree(root)["f/c.2.0"] == plain.raw[8:].tobytes() + bytes(256)
     assert [len(data) for name, data in tree(root).items() if name.startswith("q/c")] == [1152, 1152, 864]
 
 
@@ -79,7 +79,7 @@ def test_fp8_chunks_are_codes_and_then_their_scales(tmp_path: Path) -> None:
         for chunk in range(3):
             rows = array.raw[matrix * 7 + chunk * 3 : matrix * 7 + min(chunk * 3 + 3, 7)]
             scales = array.scales[matrix * 3 + chunk]
-            assert files[f"w/c/{matrix}/{chunk}/0"] == rows.tobytes() + scales.tobytes()
+            assert files[f"w/c.{matrix}.{chunk}.0"] == rows.tobytes() + scales.tobytes()
 
 
 @given(array=memory_arrays(), chunk_bytes=st.integers(1, 600))

@@ -19,6 +19,9 @@ TARGET_CHUNK_BYTES: Final = 4 << 20
 PAGE_BYTES: Final = 4096
 """A matrix smaller than this shares a chunk with its neighbours: a convolution's kernel is a few bytes."""
 
+CHUNK_SEPARATOR: Final = "."
+"""Between the numbers of a chunk's name."""
+
 _SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789._-")
 _RESERVED: Final = frozenset(
     {"zarr.json", "catalog.json", "building.json", "c", "layers", "tokenizer", "stats"}
@@ -179,18 +182,21 @@ class ChunkGrid:
         return (1,) * self.axis + (max(along, 1),) + full[self.axis + 1 :]
 
     def name(self, index: int) -> str:
-        """Give the path of chunk `index` below its array, in Zarr's default key encoding: ``c/7/0/0``."""
+        """Give the file name of chunk `index`, in Zarr's default key encoding: ``c.7.0.0``.
+
+        Dots, not slashes: a directory around every chunk would double what the disk has to sync.
+        """
         group, step = divmod(index, self.chunks_per_group)
         outer: list[int] = []
         for size in reversed(self.spec.shape[: self.axis]):
             group, position = divmod(group, size)
             outer.insert(0, position)
         inner = [step, *(0 for _ in self.spec.shape[self.axis + 1 :])] if self.spec.shape else []
-        return "/".join(["c", *map(str, (*outer, *inner))])
+        return CHUNK_SEPARATOR.join(["c", *map(str, (*outer, *inner))])
 
     def index(self, name: str) -> int | None:
-        """Give the chunk whose path is `name`, the inverse of the method `name`; None where there is none."""
-        root, *numbers = name.split("/")
+        """Give the chunk whose name is `name`, the inverse of the method `name`; None where there is none."""
+        root, *numbers = name.split(CHUNK_SEPARATOR)
         if root != "c" or len(numbers) != len(self.spec.shape) or not self.n_chunks:
             return None
         if not all(_NUMBER.fullmatch(number) for number in numbers):

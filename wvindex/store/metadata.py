@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from wvindex.formats.arrays import ArraySpec
-from wvindex.store.layout import ChunkGrid
+from wvindex.store.layout import CHUNK_SEPARATOR, ChunkGrid
 
 FORMAT: Final = 1
 """Version of the store's format that is written, and the newest that is read."""
@@ -43,7 +43,7 @@ def array_metadata(spec: ArraySpec, grid: ChunkGrid) -> dict[str, Any]:
         "shape": list(spec.shape),
         "data_type": dtype.name,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(grid.shape)}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": CHUNK_SEPARATOR}},
         "fill_value": _fill_value(spec),
         "codecs": codec_metadata(spec.encoding, edge_rows),
         "attributes": {"wvindex": _attributes(spec)},
