@@ -14,18 +14,21 @@ if TYPE_CHECKING:
     from wvindex.query.database import Store
     from wvindex.query.lazy import Tensor
     from wvindex.transform.plan import Plan
+    from wvindex.verifying import Verification, verify
 
 __all__ = [
     "Plan",
     "Progress",
     "Store",
     "Tensor",
+    "Verification",
     "WvindexError",
     "__version__",
     "build",
     "errors",
     "open",
     "plan",
+    "verify",
 ]
 
 _HOMES = {
@@ -33,10 +36,12 @@ _HOMES = {
     "Progress": "wvindex.building",
     "Store": "wvindex.query.database",
     "Tensor": "wvindex.query.lazy",
+    "Verification": "wvindex.verifying",
     "build": "wvindex.building",
     "errors": "wvindex",
     "open": "wvindex.opening",
     "plan": "wvindex.building",
+    "verify": "wvindex.verifying",
 }
 
 
