@@ -204,6 +204,18 @@ class ChecksumError(ChunkError):
     kind = "checksum"
 
 
+class StoreReplaced(StoreError):
+    """A store is no longer the one that was opened: another was built, or nothing stands in its place."""
+
+    kind = "store-replaced"
+
+
+class StoreClosed(StoreError):
+    """A store, or the checkpoint behind it, was closed."""
+
+    kind = "closed"
+
+
 class BuildLocked(StoreError):
     """Another process is building this store."""
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wvindex.errors import UnsupportedTokenizer
-from wvindex.query.database import Store, open_store
+from wvindex.query.database import Store, absolute, open_store
 from wvindex.sources.base import Source
 from wvindex.sources.detect import open_source
+from wvindex.store.directory import is_being_replaced
 from wvindex.store.metadata import ZARR_JSON
-from wvindex.store.reader import Check, is_store, require_check
+from wvindex.store.reader import Check, require_check
+from wvindex.store.remote import is_path
 from wvindex.store.writer import BUILDING_JSON
 from wvindex.transform.plan import plan_source, require_representable
 
@@ -44,22 +48,34 @@ def open(path: str | os.PathLike[str] | zarr.abc.store.Store, *, check: Check = 
         If a store cannot be read.
     SourceError, UnsupportedError
         If a bare checkpoint cannot be.
+    UsageError
+        If `path` is none of these, or `check` is unknown.
     """
-    if not isinstance(path, str | os.PathLike) or "://" in os.fspath(path):
+    if not is_path(path) or "://" in os.fspath(path):
         return open_store(path, check=check)
     local = Path(path)
-    if is_store(local) or any((local / name).exists() for name in (ZARR_JSON, BUILDING_JSON)):
+    if _means_a_store(local):
         return open_store(local, check=check)
     require_check(check)
     source = open_source(local)
     try:
-        return _bare(source)
+        return _bare(source, partial(open, absolute(local), check=check))
     except BaseException:
         source.close()
         raise
 
 
-def _bare(source: Source) -> Store:
+def _means_a_store(path: Path) -> bool:
+    """Whether what stands at a path is a store, finished or not, or is just being replaced by another."""
+
+    def has_documents() -> bool:
+        return any(os.path.lexists(path / name) for name in (ZARR_JSON, BUILDING_JSON))
+
+    # Between its two renames a build leaves nothing here. Once that is over, the new store is seen.
+    return has_documents() or is_being_replaced(path) or has_documents()
+
+
+def _bare(source: Source, reopen: Callable[[], Store]) -> Store:
     planned = plan_source(source, mla="keep")
     require_representable(planned)
     arrays = {operation.spec.key: (operation.spec, operation.rows) for operation in planned.operations}
@@ -72,4 +88,12 @@ def _bare(source: Source) -> Store:
             raise UnsupportedTokenizer("the checkpoint has no tokenizer", file=source.path)
         return load_tokenizer(data)
 
-    return Store(source.path, planned.config, arrays, tokenizer=tokenizer, close=source.close)
+    return Store(
+        source.path,
+        planned.config,
+        arrays,
+        tokenizer=tokenizer,
+        close=source.close,
+        reopen=reopen,
+        identity=lambda: repr(source.fingerprint()),
+    )

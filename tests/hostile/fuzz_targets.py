@@ -6,6 +6,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,14 +14,19 @@ from typing import Final
 
 from tests.hostile import gguf_faults, model_faults, safetensors_faults, store_faults
 from tests.hostile.mutate import BINARY, TEXT
+from tests.support.arrays import MemoryArray
 from tests.support.layouts import layout
 from tests.support.recipes import RECIPES
 from tests.support.safetensors_bytes import entry, safetensors
+from wvindex.errors import CatalogError
+from wvindex.query.database import Store
 from wvindex.sources.base import Source
 from wvindex.sources.gguf import GGUFSource
 from wvindex.sources.safetensors import SafetensorsSource
 from wvindex.sources.safetensors_header import LENGTH_BYTES
 from wvindex.store.catalog import parse_catalog
+from wvindex.store.layout import ChunkGrid, chunk_rows
+from wvindex.store.metadata import array_metadata, dumps, require_agreement
 from wvindex.transform.plan import plan_source
 
 _LARGEST_SEED: Final = 100_000
@@ -62,6 +68,7 @@ def targets() -> dict[str, Target]:
         "safetensors-json": Target(_texts(tensors), _texts(faulty), _safetensors_json, TEXT),
         "config": Target(tuple(map(_config_seed, RECIPES)), (), _config, TEXT),
         "catalog": Target(sound, unsound, _catalog, TEXT),
+        "array": Target(tuple(map(_array_seed, store_faults.ARRAYS.values())), (), _array, TEXT),
     }
 
 
@@ -151,6 +158,18 @@ def _config(data: bytes, directory: Path) -> None:
         _try_source(source)
 
 
+class _NoRows:
+    """A RowReader that nobody asks."""
+
+    def read_rows(
+        self, start: int, stop: int, out: memoryview, *, span: tuple[int, int] | None = None
+    ) -> None:
+        raise AssertionError
+
+    def read_scales(self, start: int, stop: int, out: memoryview) -> None:
+        raise AssertionError
+
+
 def _catalog(data: bytes, directory: Path) -> None:
     catalog = parse_catalog(data, file=directory / "catalog.json")
     for array in catalog.arrays.values():
@@ -158,3 +177,23 @@ def _catalog(data: bytes, directory: Path) -> None:
             array.grid.name(index)
             array.grid.chunk_nbytes(index)
     catalog.to_json()
+    db = Store(
+        directory, catalog.config, {key: (array.spec, _NoRows()) for key, array in catalog.arrays.items()}
+    )
+    db.select("*.experts.*")
+    list(db.layers[:])
+
+
+def _grid(array: MemoryArray) -> ChunkGrid:
+    return ChunkGrid(array.spec, chunk_rows(array.spec, 1500))
+
+
+def _array_seed(array: MemoryArray) -> bytes:
+    return dumps(array_metadata(array.spec, _grid(array)))
+
+
+def _array(data: bytes, directory: Path) -> None:
+    """Hold an array's document against what the catalog says of an array; it may be right."""
+    for array in store_faults.ARRAYS.values():
+        with suppress(CatalogError):
+            require_agreement(data, array.spec, _grid(array), file=directory / "zarr.json")

@@ -133,6 +133,12 @@ def _read(path: Path) -> None:
             tensor.read()
 
 
+def _read_parts(path: Path) -> None:
+    with wv.open(path, check="always") as db:
+        for tensor in db.values():
+            tensor[..., :1]
+
+
 def judge(corpus: Corpus, scratch: Path) -> dict[str, dict[str, Verdict]]:
     """Try every fault in every way: by fault, then by call."""
     judging = Judge(scratch)
@@ -142,7 +148,7 @@ def judge(corpus: Corpus, scratch: Path) -> dict[str, dict[str, Verdict]]:
         wv.build(path, scratch.with_name(f"valid-{i}.zarr"))
     judging.start()
     source_calls = {"plan": _plan, "open": _open, "build": judging.build}
-    store_calls = {"read": _read}
+    store_calls = {"read": _read, "read parts": _read_parts}
     return {
         fault: {name: judging.tried(call, path) for name, call in calls.items()}
         for paths, calls in ((corpus.sources, source_calls), (corpus.stores, store_calls))

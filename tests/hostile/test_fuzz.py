@@ -23,6 +23,7 @@ EXAMPLES: Final = {
     "safetensors-json": 600,
     "config": 400,
     "catalog": 700,
+    "array": 300,
 }
 """Some 15 seconds in all."""
 

@@ -115,6 +115,13 @@ CONTRADICTIONS: list[tuple[str, Any, str]] = [
     ("arrays.scalar.chunk_rows", 2, "arrays.scalar.chunk_rows"),
     ("arrays.scalar.crc32c", [], "arrays.scalar.crc32c"),
     ("arrays.scalar.crc32c", [1, 2], "arrays.scalar.crc32c"),
+    ("arrays.scalar.crc32c", [-1], "arrays.scalar.crc32c"),
+    ("arrays.scalar.crc32c", [1 << 32], "arrays.scalar.crc32c"),
+    ("arrays.scalar.nan", 2, "arrays.scalar.nan"),
+    ("arrays.scalar.inf", -1, "arrays.scalar.nan"),
+    ("arrays.scalar.part_aliases", ["a"], "arrays.scalar.part_aliases"),
+    ("arrays.odd/Name.part_aliases", ["a"], "part_aliases"),
+    ("arrays.odd/Name.part_aliases", ["a", "b", "c"], "part_aliases"),
     ("arrays.scalar.scale_block", [1, 1], "scale_block"),
     ("arrays.scalar.heads", {"axis": 0, "count": 1}, "arrays.scalar.heads.axis"),
     ("arrays.empty.heads", {"axis": 1, "count": 2}, "arrays.empty.heads.count"),
@@ -123,6 +130,14 @@ CONTRADICTIONS: list[tuple[str, Any, str]] = [
     ("arrays.lm_head%weight.shape", [12, 255], "shape"),
     ("arrays.model%layers%0%w%weight.row_scale.weight", "gone", "row_scale.weight"),
     ("arrays.model%layers%0%w%weight.row_scale.rows", [0, 13], "row_scale.rows"),
+    ("arrays.model%layers%0%w%weight.row_scale.rows", [3, 3], "row_scale.rows"),
+    ("arrays.model%layers%0%w%weight.row_scale.weight", "lm_head.weight", "row_scale.weight"),
+    ("arrays.model%layers%0%w%weight.row_scale.weight", "scalar", "row_scale.weight"),
+    ("arrays.model%layers%0%w%weight.row_scale.eps", -1e-6, "row_scale.eps"),
+    ("arrays.model%layers%0%w%weight.row_scale.head_slice", [0, 5], "row_scale.head_slice"),
+    ("arrays.model%layers%0%w%weight.row_scale.head_slice", [2, 2], "row_scale.head_slice"),
+    ("config.num_hidden_layers", 1 << 45, "config.num_hidden_layers"),
+    ("config.num_hidden_layers", -1, "config.num_hidden_layers"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Callable
@@ -10,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google_crc32c import value as crc32c
 
-from tests.support.arrays import memory_array, same, write_store
+from tests.support.arrays import catalog_of, memory_array, same, write_store
 from wvindex.errors import (
     CatalogError,
     ChecksumError,
@@ -24,8 +26,10 @@ from wvindex.errors import (
     UsageError,
 )
 from wvindex.query.database import open_store
+from wvindex.sources.base import TokenizerData
 from wvindex.store import objects
 from wvindex.store.reader import open_catalog
+from wvindex.store.writer import StoreWriter
 
 ARRAYS = {
     "f32": memory_array("model.layers.0.f32", (30, 64), "F32"),
@@ -155,6 +159,44 @@ def test_a_fifo_is_refused_at_once(store: Path) -> None:
         db[KEYS["f32"]][:]
 
 
+class TestTokenizer:
+    """Files beside the arrays are those that were written, or refused."""
+
+    @pytest.fixture
+    @staticmethod
+    def kept(tmp_path: Path) -> Path:
+        with StoreWriter(tmp_path / "x.zarr") as writer:
+            writer.add_tokenizer(TokenizerData(files={"a.json": b"{}"}, gguf={"tokenizer.ggml.model": "x"}))
+            writer.finish(catalog_of({}))
+        return tmp_path / "x.zarr"
+
+    @pytest.mark.parametrize("name", ["a.json", "gguf.json"])
+    def test_a_missing_file_is_named(self, kept: Path, name: str) -> None:
+        (kept / "tokenizer" / name).unlink()
+        with open_store(kept) as db, pytest.raises(CatalogError) as caught:
+            _ = db.tokenizer
+        assert caught.value.file == str(kept / "tokenizer" / name)
+        assert None not in (caught.value.expected, caught.value.found)
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "[" * 10_000, "\x80"])
+    def test_metadata_that_are_none_are_named(self, kept: Path, text: str) -> None:
+        (kept / "tokenizer" / "gguf.json").write_bytes(text.encode("latin-1"))
+        with open_store(kept) as db, pytest.raises(CatalogError) as caught:
+            _ = db.tokenizer
+        assert caught.value.file == str(kept / "tokenizer" / "gguf.json")
+        assert None not in (caught.value.expected, caught.value.found)
+
+    def test_a_changed_file_is_held_against_the_roots_checksum(self, kept: Path) -> None:
+        files = sorted((kept / "tokenizer").iterdir())
+        sums = {f"tokenizer/{file.name}": crc32c(file.read_bytes()) for file in files}
+        root = json.loads((kept / "zarr.json").read_text())
+        root["attributes"]["wvindex"]["files"] = sums
+        (kept / "zarr.json").write_text(json.dumps(root))
+        (kept / "tokenizer" / "a.json").write_text("[]")
+        with open_store(kept) as db, pytest.raises(CatalogError, match="not what was written"):
+            _ = db.tokenizer
+
+
 class TestOpening:
     """What is no finished store of a known format is refused by name."""
 
@@ -216,7 +258,7 @@ def test_few_files_stay_open(store: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with open_store(store) as db:
         for tensor in db.values():
             tensor[:]
-        assert open_files() == before + 2
+        assert open_files() == before + 3  # the directory is one
         assert db.stats is not None
         assert db.stats.files_opened > 6
     assert open_files() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from zarr.core.sync import sync
 from tests.support.arrays import memory_array, same, write_store
 from wvindex.errors import ChecksumError, ChunkError, NotAStore, StoreError, UnreadableSource
 from wvindex.query.database import open_store
+from wvindex.store import remote
 from wvindex.store.reader import open_catalog
 
 ARRAYS = [
@@ -123,3 +125,74 @@ def test_a_failing_backend_is_a_typed_error(local: Path) -> None:
         pytest.raises(UnreadableSource, match="network is gone"),
     ):
         db["fp8"][0]
+
+
+@pytest.mark.parametrize("make", [in_memory, zarr.storage.LocalStore, at_url])
+@pytest.mark.parametrize("check", ["never", "chunks", "always"])
+def test_a_part_of_a_chunk_of_another_length_is_refused(
+    local: Path, make: Callable[[Path], Any], check: Any
+) -> None:
+    entry = open_catalog(local).arrays["q4_k"]
+    path = local / entry.path / entry.grid.name(0)
+    data = path.read_bytes()
+    for damaged in (data[:-1], data[:1], b"", data + b"\0", data * 2):
+        path.write_bytes(damaged)
+        with open_store(make(local), check=check) as db:
+            for index in (np.s_[0], np.s_[0, :3], np.s_[:, 3], np.s_[...]):
+                with pytest.raises(ChunkError, match="wrong length") as caught:
+                    db["q4_k"][index]
+                assert caught.value.tensor == "q4_k"
+                assert None not in (caught.value.expected, caught.value.found)
+
+
+def test_a_chunk_is_measured_once(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    class Counting(zarr.storage.WrapperStore[ZarrStore]):
+        async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+            asked.append((key, byte_range))
+            return await super().get(key, prototype, byte_range)
+
+    with open_store(Counting(in_memory(local))) as db:
+        db["q4_k"][0]
+        asked.clear()
+        db["q4_k"][1]
+        assert len(asked) == 1
+        monkeypatch.setattr(remote, "MAX_MEASURED", 0)
+        db["model.layers.0.f32"][0]
+        asked.clear()
+        db["q4_k"][1]
+        assert len(asked) == 2  # what was measured is forgotten once it is much
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("lost"), zipfile.BadZipFile("Bad CRC-32")])
+def test_whatever_a_backend_raises_is_a_typed_error(local: Path, error: Exception) -> None:
+    class Failing(zarr.storage.WrapperStore[ZarrStore]):
+        async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+            if "/c." in key:
+                raise error
+            return await super().get(key, prototype, byte_range)
+
+    with open_store(Failing(in_memory(local))) as db, pytest.raises(UnreadableSource) as caught:
+        db["fp8"][0]
+    assert caught.value.tensor == "fp8"
+    assert type(error).__name__ in str(caught.value.found)
+    assert caught.value.__cause__ is error
+
+
+def test_a_damaged_zip_file_is_refused(local: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "s.zip"
+    entry = open_catalog(local).arrays["q4_k"]
+    with zipfile.ZipFile(archive, "w") as packed:
+        for path in sorted(local.rglob("*")):
+            if path.is_file():
+                packed.write(path, path.relative_to(local).as_posix())
+    chunk = (local / entry.path / entry.grid.name(0)).read_bytes()
+    data = archive.read_bytes()
+    place = data.index(chunk) + 100
+    archive.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    store = zarr.storage.ZipStore(archive, mode="r")
+    with open_store(store) as db, pytest.raises((ChecksumError, UnreadableSource)) as caught:
+        db["q4_k"][...]
+    assert caught.value.tensor == "q4_k"
+    store.close()

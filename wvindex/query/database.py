@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
@@ -10,16 +11,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from wvindex.arch.config import ModelConfig
-from wvindex.errors import UnsupportedTokenizer
+from wvindex.errors import UnsupportedTokenizer, UsageError
 from wvindex.formats.arrays import ArraySpec, RowReader
+from wvindex.limits import MAX_JSON_BYTES
+from wvindex.query.handle import Handle
 from wvindex.query.layers import Layers
 from wvindex.query.lazy import Tensor
 from wvindex.query.select import LayerChoice, Names, Target, standard_order
 from wvindex.store.catalog import ArrayEntry, Catalog
 from wvindex.store.links import LinkedReader, linked_files
+from wvindex.store.metadata import CATALOG_JSON
 from wvindex.store.objects import LocalObjects, Objects, ReadStats
-from wvindex.store.reader import Check, ChunkReader, read_catalog, read_tokenizer, require_check
-from wvindex.store.remote import open_objects
+from wvindex.store.reader import Check, ChunkReader, open_finished, read_tokenizer, require_check
+from wvindex.store.remote import is_path
 
 if TYPE_CHECKING:
     import zarr.abc.store
@@ -48,6 +52,15 @@ class Store(Mapping[str, Tensor]):
         Lets go of what is open.
     stats : ReadStats, optional
         Counts what is read.
+    reopen : callable, optional
+        Opens it again, also in another process (see `Handle`).
+    identity : callable, optional
+        Gives what tells it from another one at its path.
+
+    Attributes
+    ----------
+    handle : Handle
+        Shared with its tensors. Where it has `reopen`, the store and its tensors can be pickled.
     """
 
     def __init__(
@@ -60,13 +73,16 @@ class Store(Mapping[str, Tensor]):
         tokenizer: Callable[[], Tokenizer] | None = None,
         close: Callable[[], None] | None = None,
         stats: ReadStats | None = None,
+        reopen: Callable[[], Store] | None = None,
+        identity: Callable[[], str] | None = None,
     ) -> None:
         self.path = path
         self.config = config
         self.catalog = catalog
         self.stats = stats
         specs = standard_order(spec for spec, _ in arrays.values())
-        self._tensors = {spec.key: Tensor(spec, arrays[spec.key][1]) for spec in specs}
+        self.handle = Handle(path, reopen=reopen, identity=identity)
+        self._tensors = {spec.key: Tensor(spec, arrays[spec.key][1], self.handle) for spec in specs}
         self._names = Names(specs)
         self._load_tokenizer = tokenizer
         self._close = close
@@ -99,6 +115,18 @@ class Store(Mapping[str, Tensor]):
             f"<Store {self.path}: {self.config.model_type}, {len(self)} tensors, {len(self.layers)} layers>"
         )
 
+    def __reduce__(self) -> tuple[Callable[[Handle], Store], tuple[Handle]]:
+        """Pickle as its path, to be opened again where it is unpickled, and what tells it from another.
+
+        Raises
+        ------
+        UsageError
+            If it was not opened by a path or a URL.
+        StoreClosed
+            If it was closed.
+        """
+        return _unpickled, (self.handle,)
+
     def __enter__(self) -> Self:
         """Give the store itself."""
         return self
@@ -110,7 +138,8 @@ class Store(Mapping[str, Tensor]):
         self.close()
 
     def close(self) -> None:
-        """Close every file. Later reads raise; what was read stays."""
+        """Close every file. Later reads raise StoreClosed; what was read stays."""
+        self.handle.closed = True
         if self._close is not None:
             self._close()
 
@@ -127,7 +156,10 @@ class Store(Mapping[str, Tensor]):
         ------
         UnsupportedTokenizer
             If there is none, or it is of a kind that is not known.
+        StoreClosed
+            If it was not loaded before the store was closed.
         """
+        self.handle.require_open()
         if self._load_tokenizer is None:
             raise UnsupportedTokenizer("there is no tokenizer", file=self.path)
         return self._load_tokenizer()
@@ -157,6 +189,12 @@ class Store(Mapping[str, Tensor]):
         return tensor if target.expert is None else tensor.expert(target.expert)
 
 
+def _unpickled(handle: Handle) -> Store:
+    if handle.opened is None:
+        raise UsageError("a store is unpickled with its handle alone", file=handle.path)
+    return handle.opened
+
+
 def open_store(path: str | os.PathLike[str] | zarr.abc.store.Store, *, check: Check = "chunks") -> Store:
     """Open a finished store.
 
@@ -177,9 +215,8 @@ def open_store(path: str | os.PathLike[str] | zarr.abc.store.Store, *, check: Ch
         If it has linked arrays, and is not in a directory.
     """
     require_check(check)
-    objects = open_objects(path)
+    objects, catalog = open_finished(path)
     try:
-        catalog = read_catalog(objects)
         linked = linked_files(objects, catalog)
     except BaseException:
         objects.close()
@@ -202,7 +239,20 @@ def open_store(path: str | os.PathLike[str] | zarr.abc.store.Store, *, check: Ch
         tokenizer=partial(_tokenizer, objects, catalog),
         close=close,
         stats=objects.stats,
+        reopen=partial(open_store, absolute(path), check=check) if is_path(path) else None,
+        identity=partial(_identity, objects),
     )
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """Give a path or a URL that means the same in another process."""
+    text = os.fspath(path)
+    return text if "://" in text else str(Path(text).absolute())
+
+
+def _identity(objects: Objects) -> str:
+    """Give a digest of a store's catalog, which has the checksum of every chunk."""
+    return hashlib.sha256(objects.read_file(CATALOG_JSON, MAX_JSON_BYTES) or b"").hexdigest()
 
 
 def _tokenizer(objects: Objects, catalog: Catalog) -> Tokenizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +13,7 @@ from wvindex.formats.arrays import ArraySpec, RowReader
 from wvindex.formats.decode import decode_rows
 from wvindex.formats.kernels.rows import STREAM_BYTES
 from wvindex.query.indexing import Positions, covering, relative
+from wvindex.query.memory import new_array
 from wvindex.query.spans import BlockSpan, block_span, bytes_of
 from wvindex.query.tiles import Request, Tile
 
@@ -21,7 +23,7 @@ TILE_VALUES: Final = 2 << 20
 
 def read_raw(spec: ArraySpec, reader: RowReader, start: int, stop: int, span: BlockSpan) -> NDArray[np.uint8]:
     """Read the encoded blocks of rows [start, stop); shape (rows, bytes of the span)."""
-    raw = np.empty((stop - start, span.nbytes), np.uint8)
+    raw = new_array((stop - start, span.nbytes), np.uint8, spec, reader, (start, stop))
     if not raw.size:
         return raw
     if span.nbytes == spec.row_bytes:
@@ -56,8 +58,7 @@ def gather(
         return
     span = block_span(spec, *covering(columns))
     takes_all = isinstance(columns, range) and columns.step == 1 and len(columns) == span.width
-    max_rows = None if takes_all else TILE_VALUES // span.width
-    request = Request(spec, reader, rows, span, max_rows=max_rows)
+    request = Request(spec, reader, rows, span)
     is_plain = spec.encoding.is_plain and out.dtype == spec.encoding.dtype
     if is_plain and takes_all and request.reads_span_only and out.flags.c_contiguous:
         request.read_into(out.view(np.uint8))
@@ -68,11 +69,28 @@ def gather(
         take = relative(columns, span.values[0])
 
         def decode_and_take(tile: Tile, n_threads: int | None) -> None:
-            values = np.empty((len(tile.raw), span.width), out.dtype)
-            _decode(spec, tile, values, n_threads, False)
-            out[tile.place] = values[:, take]
+            for part in _parts(spec, tile, max(TILE_VALUES // span.width, 1)):
+                shape = (len(part.raw), span.width)
+                values = new_array(shape, out.dtype, spec, reader, request.covered)
+                _decode(spec, part, values, n_threads, False)
+                out[part.place] = values[:, take]
 
         request.each(decode_and_take)
+
+
+def _parts(spec: ArraySpec, tile: Tile, n_rows: int) -> Iterator[Tile]:
+    """Cut a tile to at most `n_rows` rows each: what is decoded of it at once."""
+    block = spec.encoding.scale_block
+    for start in range(0, len(tile.raw), n_rows):
+        raw = tile.raw[start : start + n_rows]
+        first = tile.place.start + start
+        place = slice(first, first + len(raw))
+        if block is None or tile.scales is None:
+            yield Tile(place, raw)
+        else:
+            above, first_row = divmod(tile.first_row + start, block[0])
+            below = above - (-(first_row + len(raw)) // block[0])
+            yield Tile(place, raw, tile.scales[above:below], first_row)
 
 
 def _decode(spec: ArraySpec, tile: Tile, out: NDArray[Any], n_threads: int | None, streaming: bool) -> None:

@@ -21,8 +21,8 @@ class Selection:
 
     Attributes
     ----------
-    rows : array of int64
-        Over all axes but the last, flattened; in the result's order.
+    rows : range or array of int64
+        Over all axes but the last, flattened; in the result's order. A range has a step of 1.
     columns : range or array of int64
         Along the last axis.
     shape : tuple of int
@@ -32,7 +32,7 @@ class Selection:
         from an integer.
     """
 
-    rows: NDArray[np.int64]
+    rows: Positions
     columns: Positions
     shape: tuple[int, ...]
     array_first: bool = False
@@ -59,13 +59,23 @@ def parse_index(index: object, shape: tuple[int, ...]) -> Selection:
     kinds = [_kind(item) for item in items]
     if kinds.count("array") > 1:
         raise SelectionError("at most one array may index a tensor", expected=f"an index of shape {shape}")
-    rows = np.zeros(1, np.int64)
+    rows: Positions = range(1)
     for positions, size in zip(axes[:-1], shape[:-1], strict=True):
-        steps = np.asarray(positions, np.int64)
-        rows = (rows[:, None] * size + steps).reshape(-1)
+        rows = _within(rows, positions, size)
     kept = tuple(len(axis) for axis, kind in zip(axes, kinds, strict=True) if kind != "integer")
     columns = axes[-1] if axes else range(1)
     return Selection(rows, columns, kept, _array_goes_first(kinds))
+
+
+def _within(rows: Positions, positions: Positions, size: int) -> Positions:
+    """Give the flattened indices of `positions`, of `size` there are, in each of `rows`."""
+    if isinstance(rows, range) and isinstance(positions, range):
+        if positions == range(size):
+            return range(rows.start * size, rows.stop * size)
+        if len(rows) == 1 and (positions.step == 1 or len(positions) == 1) and len(positions):
+            first = rows.start * size + positions.start
+            return range(first, first + len(positions))
+    return (np.asarray(rows, np.int64)[:, None] * size + np.asarray(positions, np.int64)).reshape(-1)
 
 
 def row_range(rows: tuple[int, int] | range | slice | None, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -80,10 +90,10 @@ def row_range(rows: tuple[int, int] | range | slice | None, shape: tuple[int, ..
     if rows is None:
         return 0, size
     if isinstance(rows, slice):
-        if rows.step not in {None, 1}:
+        chosen = _sliced(rows, size, shape)
+        if chosen.step != 1:
             raise SelectionError("rows have no step", found=rows, expected=f"a range of {shape}")
-        start, stop, _ = rows.indices(size)
-        return start, max(start, stop)
+        return chosen.start, max(chosen.start, chosen.stop)
     if isinstance(rows, range):
         if rows.step != 1:
             raise SelectionError("rows have no step", found=rows, expected=f"a range of {shape}")
@@ -120,20 +130,34 @@ def _kind(item: object) -> str:
 def _positions(item: Any, size: int, shape: tuple[int, ...]) -> Positions:
     kind = _kind(item)
     if kind == "slice":
-        try:
-            return range(*item.indices(size))
-        except (TypeError, ValueError) as error:
-            raise SelectionError(
-                f"not a slice: {error}", expected=f"a slice of {shape}", found=item
-            ) from None
+        return _sliced(item, size, shape)
     if kind == "array":
-        return _array_positions(np.asarray(item), size, shape)
-    if isinstance(item, bool | np.bool_) or not hasattr(item, "__index__"):
+        return _array_positions(_as_array(item, shape), size, shape)
+    try:
+        position = operator.index(item)
+    except TypeError:
+        position = None
+    if position is None or isinstance(item, bool | np.bool_):
         raise SelectionError("not an index", expected=f"integers and slices of {shape}", found=item)
-    position = operator.index(item)
     if not -size <= position < size:
         raise SelectionError("an index is out of range", expected=f"within {shape}", found=position)
     return range(position % size, position % size + 1)
+
+
+def _sliced(item: slice, size: int, shape: tuple[int, ...]) -> range:
+    try:
+        return range(*item.indices(size))
+    except (TypeError, ValueError) as error:
+        raise SelectionError(f"not a slice: {error}", expected=f"a slice of {shape}", found=item) from None
+
+
+def _as_array(item: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    try:
+        return np.asarray(item)
+    except ValueError:  # lists of several lengths
+        raise SelectionError(
+            "not an array of indices", expected=f"integers or booleans for {shape}", found=item
+        ) from None
 
 
 def _array_positions(array: NDArray[Any], size: int, shape: tuple[int, ...]) -> NDArray[np.int64]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from wvindex.arch.keys import split_layer
 from wvindex.errors import SelectionError
 from wvindex.query.lazy import Tensor
+from wvindex.query.select import layer_range
 
 
 class Namespace:
@@ -130,12 +131,16 @@ class Layers(Sequence[Layer]):
             If there is no such layer.
         """
         if isinstance(index, slice):
-            start, stop, step = index.indices(self._numbers[-1] + 1 if self._numbers else 0)
-            return [self._layer(n) for n in range(start, stop, step) if self._has(n)]
-        number = index
-        if index < 0 and -index <= len(self._numbers):
-            number = self._numbers[index]
-        if number not in self._keys:
+            chosen = layer_range(index, self._numbers)
+            numbers = [n for n in self._numbers if n in chosen]
+            return [self._layer(n) for n in numbers[:: 1 if chosen.step > 0 else -1]]
+        try:
+            number = operator.index(index)
+        except TypeError:
+            number = None
+        if number is not None and number < 0 and -number <= len(self._numbers):
+            number = self._numbers[number]
+        if number is None or number not in self._keys:
             raise SelectionError("no such layer", expected=_spans(sorted(self._keys)), found=index)
         return self._layer(number)
 
@@ -146,10 +151,6 @@ class Layers(Sequence[Layer]):
     def __repr__(self) -> str:
         """Give one line."""
         return f"<{len(self)} layers>"
-
-    def _has(self, number: int) -> bool:
-        at = bisect_left(self._numbers, number)
-        return at < len(self._numbers) and self._numbers[at] == number
 
     def _layer(self, number: int) -> Layer:
         return Layer(self._tensors, number, self._keys[number])

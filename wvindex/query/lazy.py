@@ -5,26 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Self
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from wvindex.errors import SelectionError, UsageError
 from wvindex.formats.arrays import ArraySpec, Exactness, RowReader, RowScale
 from wvindex.formats.matmul import EncodedMatrix
+from wvindex.query.buffers import real_numbers, require_buffer, value_dtype
 from wvindex.query.gather import gather, read_raw
-from wvindex.query.indexing import Selection, parse_index, row_range
+from wvindex.query.handle import Handle
+from wvindex.query.indexing import Positions, Selection, parse_index, row_range
+from wvindex.query.memory import new_array, prove
 from wvindex.query.product import multiply
 from wvindex.query.spans import block_span, read_scales, row_in_block, scale_rows
 from wvindex.query.views import expert_spec, head_spec
 
-_DTYPES: Final = {
-    "float32": np.dtype(np.float32),
-    "float16": np.dtype(np.float16),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-}
+_POSITION_BYTES: Final = 8
+"""What the index of one row takes."""
 
 Rows = tuple[int, int] | range | slice | None
 """Indices [start, stop) of axis 0; None for all."""
@@ -41,12 +40,15 @@ class Tensor:
     spec : ArraySpec
     rows : RowReader
         Gives the encoded rows of the array.
+    handle : Handle, optional
+        The database's that this is a tensor of.
     """
 
-    def __init__(self, spec: ArraySpec, rows: RowReader) -> None:
+    def __init__(self, spec: ArraySpec, rows: RowReader, handle: Handle | None = None) -> None:
         self._spec = spec
         self._base = spec
         self._reader = rows
+        self._handle = handle or Handle("memory")
         self._first_row = 0
         self._columns = (0, spec.row_values)
 
@@ -140,6 +142,24 @@ class Tensor:
         """Give one line: key, shape, encoding, dtype."""
         return f"<Tensor {self.key} {self.shape} {self.encoding} {self.dtype}>"
 
+    def __copy__(self) -> Self:
+        """Give itself: it does not change."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Give itself: it does not change."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as a part of its database, which is opened again where it is unpickled.
+
+        Raises
+        ------
+        UsageError
+            If the database was not opened by a path or a URL.
+        """
+        return _unpickled, (self._handle, self._base.key, self._spec, self._first_row, self._columns)
+
     def __len__(self) -> int:
         """Give the length of the first axis."""
         if not self.shape:
@@ -160,6 +180,8 @@ class Tensor:
         UndecodableType
             If nobody decodes the encoding.
         """
+        self._handle.require_open()
+        prove(self._reader, self._row_range, self._n_rows * _POSITION_BYTES)
         selection = parse_index(index, self.shape)
         values = self._select(selection).reshape(selection.shape)
         if selection.array_first:
@@ -202,24 +224,21 @@ class Tensor:
         SelectionError
             If `rows` is out of range, or `out` has another shape.
         UsageError
-            If `dtype` is none of these, or not `out`'s.
+            If `dtype` is none of these, or not `out`'s, or `out` is no array that can be written to.
+        LimitExceeded
+            If there is no memory for the values.
         UndecodableType
             If nobody decodes the encoding.
         """
+        self._handle.require_open()
         start, stop = row_range(rows, self.shape)
         shape = (stop - start, *self.shape[1:]) if self.shape else ()
-        wanted = self._value_dtype(dtype if dtype is not None or out is None else out.dtype)
         if out is None:
-            out = np.empty(shape, wanted)
-        if out.shape != shape:
-            raise SelectionError(
-                "the buffer has another shape", tensor=self.key, expected=shape, found=out.shape
-            )
-        if out.dtype != wanted:
-            raise UsageError(
-                "the buffer has another dtype", tensor=self.key, expected=wanted, found=out.dtype
-            )
-        target = out if out.flags.c_contiguous else np.empty(shape, wanted)
+            wanted = value_dtype(self._spec, dtype)
+            target = out = self._new(shape, wanted, self._axis0_rows(start, stop))
+        else:
+            require_buffer(self._spec, out, shape, dtype)
+            target = out if out.flags.carray else self._new(shape, out.dtype, self._axis0_rows(start, stop))
         self._read_axis0(start, stop, target)
         if target is not out:
             out[...] = target
@@ -243,6 +262,7 @@ class Tensor:
         SelectionError
             If this is a view whose columns are no whole blocks, or `rows` is out of range.
         """
+        self._handle.require_open()
         span = block_span(self._base, *self._columns)
         first, last = self._columns
         blocks = self._spec.encoding.block_size
@@ -269,6 +289,7 @@ class Tensor:
         UsageError
             If the encoding has no scales.
         """
+        self._handle.require_open()
         if self._base.encoding.scale_block is None:
             raise UsageError("this encoding has no scales", tensor=self.key, found=self.encoding)
         first, last = block_span(self._base, *self._columns).scales
@@ -291,18 +312,20 @@ class Tensor:
         ------
         SelectionError
             If this is no matrix (of a stack, take an expert), or `x` has another width.
+        UsageError
+            If `x` is no array of real numbers.
         UndecodableType
             If nobody decodes the encoding.
         """
+        self._handle.require_open()
         self._require_matrix()
-        vectors = np.asarray(x, np.float32)
+        vectors = real_numbers(self._spec, x)
         if not vectors.ndim or vectors.shape[-1] != self.shape[1]:
             expected = f"(..., {self.shape[1]})"
             raise SelectionError("x does not fit", tensor=self.key, expected=expected, found=vectors.shape)
         flat = np.ascontiguousarray(vectors.reshape(-1, self.shape[1]))
-        out = np.empty((len(flat), self.shape[0]), np.float32)
-        rows = (self._first_row, self._first_row + self._n_rows)
-        multiply(self._base, self._reader, rows, self._columns, flat, out)
+        out = self._new((len(flat), self.shape[0]), np.float32, self._row_range)
+        multiply(self._base, self._reader, self._row_range, self._columns, flat, out)
         return out.reshape(*vectors.shape[:-1], self.shape[0])
 
     def encoded(self) -> EncodedMatrix:
@@ -356,23 +379,19 @@ class Tensor:
     def _n_rows(self) -> int:
         return math.prod(self.shape[:-1])
 
+    @property
+    def _row_range(self) -> tuple[int, int]:
+        """The array's own rows [start, stop) that this tensor is of."""
+        return self._first_row, self._first_row + self._n_rows
+
+    def _new(self, shape: tuple[int, ...], dtype: DTypeLike, rows: tuple[int, int]) -> NDArray[Any]:
+        """Give memory for what is read of the array's own rows [start, stop)."""
+        return new_array(shape, dtype, self._base, self._reader, rows)
+
     def _view(self, spec: ArraySpec, first_row: int, columns: tuple[int, int]) -> Tensor:
-        view = Tensor(self._base, self._reader)
+        view = Tensor(self._base, self._reader, self._handle)
         view._spec, view._first_row, view._columns = spec, first_row, columns
         return view
-
-    def _value_dtype(self, dtype: DTypeLike | None) -> np.dtype[Any]:
-        if dtype is None:
-            return self.dtype
-        wanted = _DTYPES[dtype] if isinstance(dtype, str) and dtype in _DTYPES else np.dtype(dtype)
-        if wanted != self.dtype and wanted not in _DTYPES.values():
-            raise UsageError(
-                "values cannot be read as this dtype",
-                tensor=self.key,
-                found=wanted,
-                expected=f"{', '.join(_DTYPES)} or {self.dtype}",
-            )
-        return wanted
 
     def _stored_rows(self, rows: Rows) -> tuple[int, int]:
         """Give the array's own rows [start, stop) of the given indices of axis 0."""
@@ -384,13 +403,17 @@ class Tensor:
         inner = math.prod(self.shape[1:-1])
         return self._first_row + start * inner, self._first_row + stop * inner
 
+    def _axis0_rows(self, start: int, stop: int) -> tuple[int, int]:
+        """Give the array's own rows that hold indices [start, stop) of axis 0; of a vector, its one row."""
+        if self.ndim < 2:
+            return self._first_row, self._first_row + 1
+        return self._stored_rows((start, stop))
+
     def _read_axis0(self, start: int, stop: int, out: NDArray[Any]) -> None:
         """Decode indices [start, stop) of axis 0 into the contiguous `out`."""
         first, last = self._columns
-        if self.ndim < 2:
-            rows, columns = (self._first_row, self._first_row + 1), range(first + start, first + stop)
-        else:
-            rows, columns = self._stored_rows((start, stop)), range(first, last)
+        rows = self._axis0_rows(start, stop)
+        columns = range(first + start, first + stop) if self.ndim < 2 else range(first, last)
         if out.size:
             matrix = out.reshape(rows[1] - rows[0], len(columns))
             gather(self._base, self._reader, range(*rows), columns, matrix)
@@ -405,13 +428,28 @@ class Tensor:
             else columns + offset
         )
         rows, order = _ascending(selection.rows)
-        values = np.empty((len(rows), len(columns)), self.dtype)
-        gather(self._base, self._reader, rows + self._first_row, columns, values)
+        values = self._new((len(rows), len(columns)), self.dtype, self._row_range)
+        if values.size:
+            gather(self._base, self._reader, _moved(rows, self._first_row), columns, values)
         return values if order is None else values[order]
 
 
-def _ascending(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], slice | NDArray[np.intp] | None]:
+def _unpickled(handle: Handle, key: str, spec: ArraySpec, first_row: int, columns: tuple[int, int]) -> Tensor:
+    """Give a tensor of a database that was opened again, or a view of it."""
+    if handle.opened is None:
+        raise UsageError("a tensor is unpickled with its database alone", tensor=key)
+    tensor = handle.opened[key]
+    return tensor if spec == tensor.spec else tensor._view(spec, first_row, columns)
+
+
+def _moved(rows: Positions, by: int) -> Positions:
+    return range(rows.start + by, rows.stop + by) if isinstance(rows, range) else rows + by
+
+
+def _ascending(rows: Positions) -> tuple[Positions, slice | NDArray[np.intp] | None]:
     """Give the rows to read, strictly ascending, and what puts them in the order that was asked for."""
+    if isinstance(rows, range):
+        return rows, None
     steps = np.diff(rows)
     if bool(np.all(steps > 0)):
         return rows, None

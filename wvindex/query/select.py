@@ -12,8 +12,9 @@ from typing import Any, Final, NamedTuple, SupportsIndex, cast
 from wvindex.arch.keys import split_layer
 from wvindex.errors import AmbiguousKey, KeyNotFound, SelectionError
 from wvindex.formats.arrays import ArraySpec
+from wvindex.limits import MAX_EXPERTS
 
-_EXPERT: Final = re.compile(r"(.*\.experts)\.(0|[1-9][0-9]*)\.(.+)", re.DOTALL)
+_EXPERT: Final = re.compile(r"(.*\.experts)\.(0|[1-9][0-9]{0,15})\.(.+)", re.DOTALL)
 _STACK: Final = re.compile(r"(.*\.experts)\.(.+)", re.DOTALL)
 
 _MAX_COMPARED: Final = 20_000
@@ -74,15 +75,13 @@ class Names:
                 self._add(alias, Target(spec.key, expert))
 
     def _add(self, alias: str, target: Target) -> None:
-        targets = self._aliases.setdefault(alias, [])
-        if target not in targets:
-            targets.append(target)
+        self._aliases.setdefault(alias, []).append(target)
 
     def find(self, name: str) -> list[Target]:
-        """Give everything that answers to `name`; nothing, one, or (an ambiguous alias) several."""
+        """Give everything that answers to `name`: nothing, one, or (an ambiguous alias) several."""
         if name in self._specs:
             return [Target(name)]
-        return self._aliases.get(name) or self._find_expert(name)
+        return list(dict.fromkeys(self._aliases.get(name, ()))) or self._find_expert(name)
 
     def _find_expert(self, name: str) -> list[Target]:
         match = _EXPERT.fullmatch(name)
@@ -101,6 +100,8 @@ class Names:
         KeyNotFound
             If none has; the message gives names that look like it.
         """
+        if not isinstance(name, str):
+            raise KeyNotFound("a name is a text", expected="a str", found=repr(name))
         found = self.find(name)
         if len(found) == 1:
             return found[0]
@@ -137,8 +138,10 @@ class Names:
         Raises
         ------
         SelectionError
-            If `layer` is none of these.
+            If `layer` is none of these, or a pattern is no text.
         """
+        if not isinstance(pattern, str) or not isinstance(role, str | None):
+            raise SelectionError("a pattern is a text", expected="a glob", found=(pattern, role))
         wanted = _layer_set(layer, self._specs)
         found: list[Target] = []
         for spec in self._specs.values():
@@ -159,7 +162,7 @@ def _means(names: tuple[str, ...], pattern: str, role: str | None) -> bool:
 
 def _expert_names(spec: ArraySpec) -> Iterator[tuple[str, ...]]:
     """Give the names of each expert of a stack; nothing for any other array."""
-    if len(spec.shape) == 3 and _STACK.fullmatch(spec.key):
+    if len(spec.shape) == 3 and spec.shape[0] <= MAX_EXPERTS and _STACK.fullmatch(spec.key):
         for expert in range(spec.shape[0]):
             yield (expert_key(spec.key, expert), *spec.part_aliases[expert : expert + 1])
 
@@ -179,11 +182,26 @@ def _layer_set(layer: LayerChoice, keys: Mapping[str, Any]) -> set[int] | range 
     if isinstance(layer, SupportsIndex) and not isinstance(layer, bool):
         return {operator.index(layer)}
     if isinstance(layer, slice):
-        layers = [number for number, _ in map(split_layer, keys) if number is not None]
-        return range(*layer.indices(max(layers, default=-1) + 1))
+        return layer_range(layer, [number for number, _ in map(split_layer, keys) if number is not None])
     try:
         return {operator.index(one) for one in cast("Iterable[int]", layer)}
     except (TypeError, ValueError):
         raise SelectionError(
             "not a choice of layers", expected="an integer, a range, a slice or several", found=layer
+        ) from None
+
+
+def layer_range(layer: slice, numbers: Iterable[int]) -> range:
+    """Give the layers that a slice means, of those up to the last of `numbers`.
+
+    Raises
+    ------
+    SelectionError
+        If its ends are no integers.
+    """
+    try:
+        return range(*layer.indices(max(numbers, default=-1) + 1))
+    except (TypeError, ValueError) as error:
+        raise SelectionError(
+            f"not a choice of layers: {error}", expected="a slice of integers", found=layer
         ) from None

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wvindex.formats.arrays import ArraySpec, RowReader
+from wvindex.query.memory import new_array
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def read_scales(spec: ArraySpec, reader: RowReader, start: int, stop: int) -> ND
     """Read the scales that rows [start, stop) need, all columns; shape (scale rows, scale columns)."""
     columns = spec.scale_shape[1] if spec.scale_shape else 0
     first, last = scale_rows(spec, start, stop)
-    scales = np.empty((last - first, columns), np.float32)
+    scales = new_array((last - first, columns), np.float32, spec, reader, (start, stop))
     if scales.size:
         reader.read_scales(first, last, bytes_of(scales))
     return scales

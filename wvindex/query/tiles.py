@@ -19,13 +19,14 @@ from wvindex.formats.arrays import ArraySpec, RowReader
 from wvindex.formats.kernels import threads
 from wvindex.formats.workers import share
 from wvindex.query.indexing import Positions
+from wvindex.query.memory import new_array, prove
 from wvindex.query.spans import BlockSpan, bytes_of, read_scales, row_in_block
 
 TILE_BYTES: Final = 4 << 20
 """Encoded bytes of a tile: a chunk of usual size, and within the last cache."""
 
 MAX_CHUNK_BYTES: Final = 16 << 20
-"""A larger chunk than this is read in parts, and so not verified."""
+"""A larger chunk than this is verified first, and then read in parts."""
 
 MAX_THREADS: Final = 8
 """Threads that read, each with a tile of its own: they decode more than memory takes."""
@@ -43,6 +44,10 @@ class ChunkedReader(Protocol):
 
     def chunk_range(self, row: int) -> tuple[int, int]:
         """Give the rows [start, stop) of the chunk that holds `row`."""
+        ...
+
+    def verify(self, row: int) -> None:
+        """Verify the chunk that holds `row`."""
         ...
 
 
@@ -94,8 +99,11 @@ class Request:
     rows : range or array of int64
         Strictly ascending, at least one; a range has a step of 1.
     span : BlockSpan
-    max_rows : int, optional
-        Of a tile, beside `TILE_BYTES`.
+
+    Attributes
+    ----------
+    covered : (int, int)
+        From the first row to the last.
     """
 
     def __init__(
@@ -104,8 +112,6 @@ class Request:
         reader: RowReader,
         rows: Positions,
         span: BlockSpan,
-        *,
-        max_rows: int | None = None,
     ) -> None:
         self.spec = spec
         self.reader = reader
@@ -114,7 +120,10 @@ class Request:
         self._narrow = 2 * span.nbytes <= spec.row_bytes or len(rows) == 1
         self._read_bytes = span.nbytes if self._narrow else spec.row_bytes
         self.n_rows = len(rows)
-        self._batches = list(self._batch(rows, max_rows))
+        self.covered = (int(rows[0]), int(rows[-1]) + 1)
+        prove(reader, self.covered, self.nbytes)
+        self._verified_first: set[int] = set()  # rows that begin a chunk which is cut
+        self._batches = list(self._batch(rows))
 
     @property
     def nbytes(self) -> int:
@@ -167,7 +176,7 @@ class Request:
 
     def _buffer(self) -> NDArray[np.uint8]:
         rows = max(batch.n_rows for batch in self._batches)
-        return np.empty((rows, self._read_bytes), np.uint8)
+        return new_array((rows, self._read_bytes), np.uint8, self.spec, self.reader, self.covered)
 
     def _read(self, batch: _Batch, buffer: NDArray[np.uint8]) -> Tile:
         raw = self._fill(batch.pieces, buffer)
@@ -186,19 +195,20 @@ class Request:
         filled = 0
         for start, stop in pieces:
             part = buffer[filled : filled + stop - start]
+            if start in self._verified_first and isinstance(self.reader, ChunkedReader):
+                self.reader.verify(start)
             if part.size:
                 self.reader.read_rows(start, stop, bytes_of(part), span=span)
             filled += stop - start
         return buffer[:filled]
 
-    def _batch(self, rows: Positions, max_rows: int | None) -> Iterator[_Batch]:
+    def _batch(self, rows: Positions) -> Iterator[_Batch]:
         """Join ranges of rows to tiles; each comes with its position. With scales, a range is a tile."""
         tile_rows = max(TILE_BYTES // max(self._read_bytes, 1), 1)
-        tile_rows = tile_rows if max_rows is None else max(min(tile_rows, max_rows), 1)
         alone = self.spec.encoding.scale_block is not None
         position, held = 0, 0
         batch: list[Run] = []
-        for start, stop in self._pieces(rows, tile_rows, chunks=max_rows is None):
+        for start, stop in self._pieces(rows, tile_rows):
             if batch and (alone or held + stop - start > tile_rows):
                 yield _Batch(position, batch)
                 batch, position, held = [], position + held, 0
@@ -206,29 +216,29 @@ class Request:
             held += stop - start
         yield _Batch(position, batch)
 
-    def _pieces(self, rows: Positions, tile_rows: int, *, chunks: bool) -> Iterator[Run]:
-        """Cut ranges of rows to about a tile, and never within a chunk that may be read whole."""
-        whole_rows = MAX_CHUNK_BYTES // max(self._read_bytes, 1) if chunks else tile_rows
+    def _pieces(self, rows: Positions, tile_rows: int) -> Iterator[Run]:
+        """Cut ranges of rows to about a tile, and within a chunk only where it is too large to be held."""
         for start, stop in runs(rows):
             at = start
             while at < stop:
-                until = (
-                    self._cut(at, min(stop, at + tile_rows), whole_rows) if stop - at > tile_rows else stop
-                )
-                until = min(stop, until)
+                until = self._cut(at, at + tile_rows, stop) if stop - at > tile_rows else stop
                 if self.spec.encoding.scale_block is not None:
                     until = min(until, (at // self.spec.matrix_rows + 1) * self.spec.matrix_rows)
                 yield at, until
                 at = until
 
-    def _cut(self, at: int, until: int, whole_rows: int) -> int:
-        """Move a cut to the end of a chunk."""
+    def _cut(self, at: int, until: int, stop: int) -> int:
+        """Move a cut to the end of a chunk; the chunk is verified first where it is cut all the same."""
         if not isinstance(self.reader, ChunkedReader):
             return until
         begin, end = self.reader.chunk_range(until)
         if begin > at:
             return begin
-        return end if end - at <= whole_rows else until
+        if end - at <= MAX_CHUNK_BYTES // max(self._read_bytes, 1):
+            return min(end, stop)
+        if begin == at and end <= stop and self._read_bytes == self.spec.row_bytes:
+            self._verified_first.add(at)
+        return until
 
 
 def runs(rows: Positions) -> list[Run]:

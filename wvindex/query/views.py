@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import replace
 
 from wvindex.errors import SelectionError
@@ -58,7 +59,11 @@ def expert_spec(spec: ArraySpec, expert: int) -> tuple[ArraySpec, int]:
 
 
 def _checked_index(index: int, count: int, what: str, spec: ArraySpec) -> int:
-    if isinstance(index, bool) or not 0 <= index < count:
+    try:
+        number = -1 if isinstance(index, bool) else operator.index(index)
+    except TypeError:
+        number = -1
+    if not 0 <= number < count:
         message = f"no such {what} in {spec.shape}"
         raise SelectionError(message, tensor=spec.key, expected=f"0 to {count - 1}", found=index)
-    return int(index)
+    return number

@@ -16,6 +16,7 @@ from wvindex.arch.config import ModelConfig
 from wvindex.errors import CatalogError, SourceError, StoreVersionError
 from wvindex.formats.arrays import ArraySpec
 from wvindex.formats.ledger import LedgerEntry
+from wvindex.limits import MAX_LAYERS
 from wvindex.sources.base import FileFingerprint
 from wvindex.sources.strict_json import parse_object
 from wvindex.store.entries import ArrayEntry, ArrayRecord, array_entry, array_json
@@ -102,6 +103,7 @@ class Catalog:
         _require_format(data.get("format"), file)
         try:
             record = read_record(_CatalogRecord, data)
+            _check_config(record.config)
             _check_files(record.files)
             arrays = _entries(record.arrays)
             check_links(record.source.files, record.source.links, arrays)
@@ -170,6 +172,13 @@ class _CatalogRecord:
     ledger: tuple[LedgerEntry, ...]
 
 
+def _check_config(config: ModelConfig) -> None:
+    """Check what tables are made by: the number of layers, of a family that the forward pass knows."""
+    layers = config.num_hidden_layers or 0
+    if config.family is not None and not 0 <= layers <= MAX_LAYERS:
+        raise Mismatch(f"at most {MAX_LAYERS}", layers, ("config", "num_hidden_layers"))
+
+
 def _check_files(files: tuple[str, ...]) -> None:
     for i, name in enumerate(files):
         if not EXTRA_FILE.fullmatch(name):
@@ -195,8 +204,19 @@ def _check_row_scale(key: str, spec: ArraySpec, arrays: Mapping[str, ArrayEntry]
     where = ("arrays", key, "row_scale")
     if scale.weight not in arrays:
         raise Mismatch("the key of an array", scale.weight, (*where, "weight"))
-    if not 0 <= scale.rows[0] < scale.rows[1] <= arrays[scale.weight].spec.n_rows:
-        raise Mismatch(f"rows of {arrays[scale.weight].spec.shape}", scale.rows, (*where, "rows"))
+    weight = arrays[scale.weight].spec
+    is_matrix = len(spec.shape) > 1
+    if len(weight.shape) != 2 or (is_matrix and weight.row_values != spec.row_values):
+        expected = f"a matrix that takes {spec.row_values} values" if is_matrix else "a matrix"
+        raise Mismatch(expected, weight.shape, (*where, "weight"))
+    if not 0 <= scale.rows[0] < scale.rows[1] <= weight.n_rows:
+        raise Mismatch(f"rows of {weight.shape}", scale.rows, (*where, "rows"))
+    if scale.eps < 0:
+        raise Mismatch("0 or more", scale.eps, (*where, "eps"))
+    outputs = spec.shape[0] if spec.shape else 1
+    width = outputs // spec.heads.count if spec.heads and spec.heads.axis == 0 else outputs
+    if not 0 <= scale.head_slice[0] < scale.head_slice[1] <= width:
+        raise Mismatch(f"within 0 to {width}", scale.head_slice, (*where, "head_slice"))
 
 
 def _require_format(found: object, file: str | Path | None) -> None:

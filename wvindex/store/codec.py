@@ -27,6 +27,7 @@ from zarr.storage import StorePath
 from wvindex.errors import CatalogError, ChunkError, ReadOnlyArray, UndecodableType
 from wvindex.formats.encodings import ENCODINGS, Encoding, with_scale_block
 from wvindex.store.encoded_chunk import ChunkLayout, RowSelection, split_selection
+from wvindex.store.metadata import FP8_CODEC, GGML_CODEC, codec_metadata
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteGetter
@@ -36,23 +37,7 @@ if TYPE_CHECKING:
     from zarr.core.indexing import SelectorTuple
     from zarr.dtype import ZDType
 
-
-def codec_metadata(encoding: Encoding, edge_rows: int | None) -> list[dict[str, Any]]:
-    """Give the ``codecs`` of a ``zarr.json`` for an array of any encoding.
-
-    Parameters
-    ----------
-    encoding : Encoding
-    edge_rows : int or None
-        Rows of the last chunk, where it may be short. Without effect on plain encodings, whose chunks
-        are Zarr's own and always whole.
-    """
-    if encoding.is_plain:
-        endian = {"configuration": {"endian": "little"}} if encoding.type_size > 1 else {}
-        return [{"name": "bytes", **endian}]
-    if encoding.scale_block is None:
-        return [dict(GGMLCodec(encoding.name, edge_rows).to_dict())]
-    return [dict(FP8BlockCodec(encoding.name, encoding.scale_block, edge_rows).to_dict())]
+__all__ = ["FP8BlockCodec", "GGMLCodec", "codec_metadata"]
 
 
 class _EncodedRowsCodec(
@@ -247,11 +232,11 @@ class GGMLCodec(_EncodedRowsCodec):
     @classmethod
     def from_dict(cls, data: dict[str, JSON]) -> Self:
         """Make the codec that a ``zarr.json`` describes."""
-        return cls(**_settings(data, "wvindex.ggml", cls))
+        return cls(**_settings(data, GGML_CODEC, cls))
 
     def to_dict(self) -> dict[str, JSON]:
         """Give the codec's entry in a ``zarr.json``."""
-        return {"name": "wvindex.ggml", "configuration": _given(type=self.type, edge_rows=self.edge_rows)}
+        return {"name": GGML_CODEC, "configuration": _given(type=self.type, edge_rows=self.edge_rows)}
 
 
 @dataclass(frozen=True)
@@ -292,12 +277,12 @@ class FP8BlockCodec(_EncodedRowsCodec):
     @classmethod
     def from_dict(cls, data: dict[str, JSON]) -> Self:
         """Make the codec that a ``zarr.json`` describes."""
-        return cls(**_settings(data, "wvindex.fp8_block", cls))
+        return cls(**_settings(data, FP8_CODEC, cls))
 
     def to_dict(self) -> dict[str, JSON]:
         """Give the codec's entry in a ``zarr.json``."""
         settings = _given(type=self.type, scale_block=list(self.scale_block), edge_rows=self.edge_rows)
-        return {"name": "wvindex.fp8_block", "configuration": settings}
+        return {"name": FP8_CODEC, "configuration": settings}
 
 
 def _given(**settings: Any) -> dict[str, Any]:

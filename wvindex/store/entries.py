@@ -78,6 +78,8 @@ _SAME_IN_SPEC: Final = tuple(
 )
 """Fields that a record and an ArraySpec share."""
 
+_MAX_CHECKSUM: Final = (1 << 32) - 1
+
 
 def array_json(entry: ArrayEntry) -> dict[str, Any]:
     """Give an entry as plain JSON values; `array_entry` reads them back, once they are a record."""
@@ -119,7 +121,9 @@ def array_entry(key: str, record: ArrayRecord) -> ArrayEntry:
         link=record.link,
     )
     _check_path(entry)
+    _check_parts(spec)
     _check_chunks(entry)
+    _check_counts(entry)
     _check_link(entry)
     return entry
 
@@ -164,6 +168,21 @@ def _check_path(entry: ArrayEntry) -> None:
         raise Mismatch(path, entry.path, ("path",))
 
 
+def _check_parts(spec: ArraySpec) -> None:
+    """Check that the parts of a stack have a name each, or none has."""
+    count = spec.shape[0] if spec.shape else 0
+    if len(spec.part_aliases) not in {0, count}:
+        raise Mismatch(f"none, or {count} names", len(spec.part_aliases), ("part_aliases",))
+
+
+def _check_counts(entry: ArrayEntry) -> None:
+    """Check that no more values are NaN or infinite than there are."""
+    size = math.prod(entry.spec.shape)
+    nan, inf = entry.nan or 0, entry.inf or 0
+    if min(nan, inf) < 0 or nan + inf > size:
+        raise Mismatch(f"counts of {size} values", (nan, inf), ("nan",))
+
+
 def _check_chunks(entry: ArrayEntry) -> None:
     grid, shape = entry.grid, entry.spec.shape
     scale_rows = entry.spec.encoding.scale_block[0] if entry.spec.encoding.scale_block else 1
@@ -174,6 +193,9 @@ def _check_chunks(entry: ArrayEntry) -> None:
     n_checksums = grid.n_chunks if entry.link is None else 0
     if len(entry.crc32c) != n_checksums:
         raise Mismatch(f"{n_checksums} checksums", len(entry.crc32c), ("crc32c",))
+    lowest, highest = min(entry.crc32c, default=0), max(entry.crc32c, default=0)
+    if lowest < 0 or highest > _MAX_CHECKSUM:
+        raise Mismatch("32 bits", lowest if lowest < 0 else highest, ("crc32c",))
 
 
 def _check_link(entry: ArrayEntry) -> None:

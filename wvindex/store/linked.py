@@ -32,8 +32,7 @@ from wvindex.formats.dtypes import register_data_types
 from wvindex.store.catalog import ArrayEntry
 from wvindex.store.links import ByteRun, LinkedFiles, LinkedReader, Piece, linked_files
 from wvindex.store.metadata import ZARR_JSON, array_metadata, dumps
-from wvindex.store.reader import read_catalog
-from wvindex.store.remote import open_objects
+from wvindex.store.reader import open_finished
 
 __all__ = ["LinkedFiles", "LinkedReader", "LinkedStore"]
 
@@ -122,9 +121,8 @@ class LinkedStore(Store):
         super().__init__(read_only=True)
         register_data_types()
         self.root = Path(root)
-        objects = open_objects(self.root)
+        objects, catalog = open_finished(self.root)
         try:
-            catalog = read_catalog(objects)
             self._links = linked_files(objects, catalog)
         finally:
             objects.close()

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from wvindex.errors import (
     SourceChanged,
-    StoreError,
+    StoreClosed,
     TruncatedSource,
     UnreadableSource,
     UnsupportedError,
@@ -28,10 +28,14 @@ from wvindex.formats.arrays import ArraySpec, ByteRange, Link
 from wvindex.sources.base import FileFingerprint
 from wvindex.sources.files import open_regular, pread_into
 from wvindex.store.catalog import Catalog
-from wvindex.store.objects import LocalObjects, Objects, OpenFile, ReadStats, RecentFiles
+from wvindex.store.directory import OpenFile
+from wvindex.store.objects import LocalObjects, Objects, ReadStats, RecentFiles
 
 _HASH_BLOCK: Final = 1 << 20
 """Bytes of a header that are read at once."""
+
+
+_ONE_BYTE: Final = memoryview(bytearray(1))
 
 
 class Piece(NamedTuple):
@@ -108,7 +112,7 @@ class LinkedFiles:
             If a file is missing, or is not what it was.
         UnreadableSource
             If the system refuses.
-        StoreError
+        StoreClosed
             If the store is closed.
         """
         for index, of_file in groupby(pieces, key=attrgetter("file")):
@@ -129,7 +133,7 @@ class LinkedFiles:
         self._require_same(index, os.fstat(self._opened(index).descriptor))
 
     def close(self) -> None:
-        """Close every file. Later reads raise StoreError."""
+        """Close every file. Later reads raise StoreClosed."""
         self._closed = True
         self._open_files.clear()
 
@@ -142,7 +146,7 @@ class LinkedFiles:
 
     def _open(self, index: int) -> OpenFile:
         if self._closed:
-            raise StoreError("the store is closed", file=self._store)
+            raise StoreClosed("the store is closed", file=self._store)
         path, known = self._paths[index], self._fingerprints[index]
         try:
             descriptor, status = open_regular(path, path)
@@ -215,7 +219,7 @@ class LinkedReader:
 
         Raises
         ------
-        SourceChanged, UnreadableSource, StoreError
+        SourceChanged, UnreadableSource, StoreClosed
             As `LinkedFiles.read`.
         """
         first, last = span if span is not None else (0, self._row_bytes)
@@ -229,6 +233,19 @@ class LinkedReader:
                     for i, row in enumerate(range(start, stop))
                 )
             )
+
+    def require(self, start: int, stop: int) -> None:
+        """See that rows [start, stop) may be what the catalog claims, before there is memory for them.
+
+        Raises
+        ------
+        SourceChanged, UnreadableSource, StoreClosed
+            As `LinkedFiles.read`.
+        """
+        if start < stop and self._row_bytes:
+            for row in (start, stop - 1):
+                first = next(self._rows.pieces(row * self._row_bytes, _ONE_BYTE))
+                self._files.verify(first.file)
 
     def read_scales(self, start: int, stop: int, out: memoryview) -> None:
         """Fill `out` with rows [start, stop) of the float32 scales; raises as `read_rows`."""

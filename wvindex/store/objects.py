@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import stat
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
 
-from wvindex.errors import ChunkError, LimitExceeded, StoreError, UnreadableSource, UnsafePath
+from wvindex.errors import ChunkError, LimitExceeded, StoreError, UnreadableSource
+from wvindex.store.directory import Directory, OpenFile
 
 MAX_DESCRIPTORS: Final = 64
 """Chunk files that a store holds open; the usual soft limit of a process is 256 to 1024."""
@@ -18,10 +18,10 @@ MAX_DESCRIPTORS: Final = 64
 MAX_READ: Final = 1 << 30
 """Bytes of one system call: Linux and macOS cap it a little under 2 GiB."""
 
-Name = TypeVar("Name", str, int)
+SWAP_SECONDS: Final = 1.0
+"""How long a store may be away between the two renames that replace it; they take microseconds."""
 
-# O_NONBLOCK: opening a FIFO must return, so that it can be refused. Regular files ignore the flag.
-_OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+Name = TypeVar("Name", str, int)
 
 
 @dataclass
@@ -62,6 +62,10 @@ class Objects(Protocol):
         """Give all bytes of the object at `path`, at most `limit`; None where it is missing."""
         ...
 
+    def require(self, chunk: ChunkFile) -> None:
+        """See that a chunk is there, and as long as the catalog says."""
+        ...
+
     def read(self, chunk: ChunkFile, offset: int, out: memoryview) -> None:
         """Fill `out` with the chunk's bytes from `offset` on."""
         ...
@@ -70,20 +74,16 @@ class Objects(Protocol):
         """Fill `out` with `width` bytes at `offset`, `width` at ``offset + stride``, and so on."""
         ...
 
-    def close(self) -> None:
-        """Let go of everything that is open. Later reads raise StoreError."""
+    def fault(self, error: ChunkError) -> StoreError:
+        """Give the error to raise where a chunk is not what the catalog says: `error`, or its cause.
+
+        That is StoreReplaced where the chunk is another store's by now.
+        """
         ...
 
-
-class OpenFile:
-    """A descriptor that closes with its last user, so that a cache may drop it while a thread reads."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-
-    def __del__(self) -> None:
-        """Close it."""
-        os.close(self.descriptor)
+    def close(self) -> None:
+        """Let go of everything that is open. Later reads raise StoreClosed."""
+        ...
 
 
 class RecentFiles(Generic[Name]):
@@ -125,32 +125,41 @@ def missing_chunk(file: str | Path, chunk: ChunkFile) -> ChunkError:
     )
 
 
-def wrong_length(file: str | Path, chunk: ChunkFile, found: int) -> ChunkError:
+def wrong_length(file: str | Path, chunk: ChunkFile, found: int | str) -> ChunkError:
     """Say that a chunk is shorter or longer than the catalog says."""
     return ChunkError(
         "a chunk has the wrong length",
         file=file,
         tensor=chunk.tensor,
         expected=f"{chunk.nbytes} bytes",
-        found=f"{found} bytes",
+        found=f"{found} bytes" if isinstance(found, int) else found,
     )
 
 
 class LocalObjects:
     """A store in a directory: bounded preads of regular files, through no symlink.
 
+    Everything is read below the directory that stood at `root` at first. Where a build puts another store
+    there, this one stays whole for as long as its files are there: no byte of the new one is read.
+
     Parameters
     ----------
     root : Path
         The store. It may itself be reached through symlinks; nothing in it may.
+    wait : float
+        Seconds to wait for a store that is being replaced.
+
+    Raises
+    ------
+    NotAStore, UnreadableSource
+        As `Directory`.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, wait: float = SWAP_SECONDS) -> None:
         self.root = root
         self.stats = ReadStats()
+        self._directory = Directory(root, wait=wait)
         self._open_files: RecentFiles[str] = RecentFiles()
-        self._real_directories: set[Path] = {root}
-        self._closed = False
 
     @property
     def location(self) -> str:
@@ -166,9 +175,14 @@ class LocalObjects:
             If it is longer than `limit`.
         UnsafePath, UnreadableSource
             If it is a symlink or below one, no regular file, or the system refuses.
+        StoreReplaced
+            If it is missing, and this store is no longer the one at its path.
+        StoreClosed
+            If the store was closed.
         """
-        opened = self._open_path(path)
+        opened = self._directory.open_file(path)
         if opened is None:
+            self._directory.require_same()
             return None
         size = os.fstat(opened.descriptor).st_size
         if size > limit:
@@ -179,8 +193,12 @@ class LocalObjects:
                 found=size,
             )
         data = bytearray(size)
-        filled = _pread(opened.descriptor, 0, memoryview(data))
+        filled = self._pread(opened, path, 0, memoryview(data))
         return bytes(data[:filled])
+
+    def require(self, chunk: ChunkFile) -> None:
+        """See that a chunk is there, and as long as the catalog says; raises as `read`."""
+        self._open_chunk(chunk)
 
     def read(self, chunk: ChunkFile, offset: int, out: memoryview) -> None:
         """Fill `out` with the chunk's bytes from `offset` on.
@@ -191,80 +209,70 @@ class LocalObjects:
             If the chunk is missing, or not as long as the catalog says.
         UnsafePath, UnreadableSource
             If it is a symlink or below one, no regular file, or the system refuses.
+        StoreReplaced
+            If it is missing, and this store is no longer the one at its path.
+        StoreClosed
+            If the store was closed.
         """
         self._fill(self._open_chunk(chunk), chunk, offset, out)
 
     def read_strided(self, chunk: ChunkFile, offset: int, stride: int, width: int, out: memoryview) -> None:
         """Fill `out` with `width` bytes every `stride` from `offset` on, and read no others.
 
-        Raises
-        ------
-        ChunkError, UnsafePath, UnreadableSource
-            As `read`.
+        Raises as `read`.
         """
         opened = self._open_chunk(chunk)
         for i, start in enumerate(range(0, len(out), width)):
             self._fill(opened, chunk, offset + i * stride, out[start : start + width])
 
+    def fault(self, error: ChunkError) -> StoreError:
+        """Give `error` itself: every byte was read in the directory that was opened."""
+        return error
+
     def close(self) -> None:
-        """Close every file. Later reads raise StoreError."""
-        self._closed = True
+        """Close the directory and every file. Later reads raise StoreClosed."""
+        self._directory.close()
         self._open_files.clear()
 
+    def _open_chunk(self, chunk: ChunkFile) -> OpenFile:
+        """Open a chunk, or find it open; its length is compared every time."""
+        opened = self._open_files.get(chunk.path)
+        if opened is None:
+            opened = self._directory.open_file(chunk.path, tensor=chunk.tensor)
+            if opened is None:
+                self._directory.require_same()
+                raise missing_chunk(self.root / chunk.path, chunk)
+            self.stats.add(files_opened=1)
+            self._open_files.put(chunk.path, opened)
+        found = os.fstat(opened.descriptor).st_size
+        if found != chunk.nbytes:
+            raise wrong_length(self.root / chunk.path, chunk, found)
+        return opened
+
     def _fill(self, opened: OpenFile, chunk: ChunkFile, offset: int, out: memoryview) -> None:
-        filled = _pread(opened.descriptor, offset, out)
+        filled = self._pread(opened, chunk.path, offset, out, chunk.tensor)
         self.stats.add(bytes_read=filled)
         if filled != len(out):
             raise wrong_length(self.root / chunk.path, chunk, offset + filled)
 
-    def _open_chunk(self, chunk: ChunkFile) -> OpenFile:
-        opened = self._open_files.get(chunk.path)
-        if opened is not None:
-            return opened
-        opened = self._open_path(chunk.path)
-        if opened is None:
-            raise missing_chunk(self.root / chunk.path, chunk)
-        found = os.fstat(opened.descriptor).st_size
-        if found != chunk.nbytes:
-            raise wrong_length(self.root / chunk.path, chunk, found)
-        self.stats.add(files_opened=1)
-        self._open_files.put(chunk.path, opened)
-        return opened
-
-    def _open_path(self, path: str) -> OpenFile | None:
-        """Open a regular file of the store; None where it is missing."""
-        if self._closed:
-            raise StoreError("the store is closed", file=self.root)
-        file = self.root / path
+    def _pread(
+        self, opened: OpenFile, path: str, offset: int, out: memoryview, tensor: str | None = None
+    ) -> int:
+        """Fill `out` from `offset` on; give how many bytes there were."""
+        filled = 0
         try:
-            self._require_real(file.parent)
-            opened = OpenFile(os.open(file, _OPEN_FLAGS))
-        except FileNotFoundError:
-            return None
+            while filled < len(out):
+                count = os.preadv(opened.descriptor, [out[filled : filled + MAX_READ]], offset + filled)
+                if not count:
+                    break
+                filled += count
         except OSError as error:
-            if file.is_symlink():
-                raise UnsafePath("a file of the store is a symlink", file=file) from error
-            raise UnreadableSource(f"cannot open: {error.strerror}", file=file) from error
-        if not stat.S_ISREG(os.fstat(opened.descriptor).st_mode):
-            raise UnreadableSource("not a regular file", file=file)
-        return opened
-
-    def _require_real(self, directory: Path) -> None:
-        """Refuse a directory below the root that is a symlink; each is looked at once."""
-        if directory in self._real_directories:
-            return
-        self._require_real(directory.parent)
-        if stat.S_ISLNK(directory.lstat().st_mode):
-            raise UnsafePath("a directory of the store is a symlink", file=directory)
-        self._real_directories.add(directory)
-
-
-def _pread(descriptor: int, offset: int, out: memoryview) -> int:
-    """Fill `out` from `offset` on; return how many bytes there were."""
-    filled = 0
-    while filled < len(out):
-        got = os.preadv(descriptor, [out[filled : filled + MAX_READ]], offset + filled)
-        if not got:
-            break
-        filled += got
-    return filled
+            raise UnreadableSource(
+                "the system refuses to read",
+                file=self.root / path,
+                tensor=tensor,
+                offset=offset + filled,
+                expected=f"{len(out) - filled} bytes",
+                found=error.strerror,
+            ) from error
+        return filled
