@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from wvindex._version import __version__
-from wvindex.errors import LimitExceeded, UsageError
+from wvindex.errors import LimitExceeded, NonFiniteWeights, NoSpace, SourceChanged, UsageError
 from wvindex.formats.arrays import ByteRange, Link
 from wvindex.limits import PROCESS_BYTES
 from wvindex.sizes import format_size, parse_size
 from wvindex.sources.base import Source
 from wvindex.sources.detect import open_source
+from wvindex.sources.unchanged import hash_files, require_unchanged
 from wvindex.store.catalog import ArrayEntry, Catalog
 from wvindex.store.layout import array_path
 from wvindex.store.links import LinkedFiles, link_paths
-from wvindex.store.writer import PendingArray, StoreWriter
+from wvindex.store.writer import PendingArray, StoreWriter, require_target
 from wvindex.transform.links import FileRange, byte_ranges
 from wvindex.transform.plan import Operation, Plan, Refusal, plan_source, require_representable
-from wvindex.transform.rows import Rows
 
 _ARRAYS_IN_FLIGHT = 8
 """Arrays that may be on their way to the disk while the next is read; their tiles are bounded apart."""
 
-_LEAST_WORKSPACE = 16 << 20
-"""Below this, chunks of 4 MiB and their copies do not fit."""
+_GENERATOR = f"wvindex {__version__}"
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,16 @@ def build(
     link: bool = False,
     max_memory: int | str = "1GiB",
     overwrite: bool = False,
+    restart: bool = False,
+    verify_source: bool = False,
+    strict_finite: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Path:
     """Turn a checkpoint into a store.
+
+    Whatever interrupts a build, `out` is absent (or the old store) or complete. What was written stays in
+    ``<out>.building/``: the same call again goes on where it ended, and gives the same bytes as a build that
+    was never interrupted.
 
     Parameters
     ----------
@@ -124,6 +133,14 @@ def build(
         Bytes, or such as ``"512MiB"``: how much memory the build may use.
     overwrite : bool
         Replace a wvindex store at `out`, once the new one is complete. Nothing else is ever replaced.
+    restart : bool
+        Discard what an interrupted build left, instead of going on with it.
+    verify_source : bool
+        Hash every byte of the source before and after, and when going on with an interrupted build compare
+        with the hashes of then. By default a file that has kept its size, time of change and header is
+        taken for the same.
+    strict_finite : bool
+        Refuse weights that are NaN or infinite. By default they are stored as they are, and counted.
     progress : callable, optional
         Called with a `Progress` as arrays and chunks are written.
 
@@ -138,22 +155,96 @@ def build(
         If the source cannot be read.
     UnsupportedError
         If it holds what cannot be represented as asked; nothing is written then.
-    TargetExists, BuildLocked, StoreError
+        With `strict_finite`, also if a weight is NaN or infinite.
+    SourceChanged
+        If the source changes while it is read, or has since the build that was interrupted.
+    TargetExists, BuildLocked, NoSpace, StoreError
         If the store cannot be written.
     UsageError
-        If an option has no such value, or `max_memory` is too little for this model.
+        If an option has no such value, `max_memory` is too little for this model, or an interrupted build
+        was asked for something else.
     """
     budget = parse_size(max_memory)
+    if link and strict_finite:
+        raise UsageError("what is linked is not read, so it cannot be found finite", field="strict_finite")
+    target = Path(out) if out is not None else Path(f"{_stem(Path(source))}.zarr")
+    require_target(target.absolute(), overwrite=overwrite)
     with open_source(Path(source)) as opened:
         planned = _plan(opened, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
         require_representable(planned)
         _require_memory(planned, budget)
-        target = Path(out) if out is not None else Path(f"{_stem(opened)}.zarr")
         linker = _Linker(opened, target) if link else None
-        with StoreWriter(target, overwrite=overwrite) as writer:
-            arrays = _write_arrays(planned, writer, linker, budget, progress)
+        links = linker.links(planned.operations) if linker is not None else {}
+        hashes = hash_files(opened) if verify_source else None
+        identity = _identity(opened, planned, linker, hashes)
+        with StoreWriter(target, overwrite=overwrite, identity=identity, restart=restart) as writer:
+            _require_space(planned, writer, links)
+            arrays = _write_arrays(planned, writer, links, budget, progress)
+            if strict_finite:
+                _require_finite(arrays, opened)
+            require_unchanged(opened)
+            if hashes is not None:
+                _require_same_hashes(opened, hashes)
             _finish(opened, planned, writer, linker, arrays)
     return target
+
+
+def _identity(
+    source: Source, planned: Plan, linker: _Linker | None, hashes: Mapping[str, str] | None
+) -> dict[str, Any]:
+    """Give what tells this build from others: one that was interrupted goes on only with its own."""
+    digest = hashlib.sha256(repr(planned.config).encode())
+    for operation in planned.operations:
+        digest.update(repr(operation.spec).encode())
+    return {
+        "generator": _GENERATOR,
+        "sources": [asdict(known) for known in source.fingerprint()],
+        "options": _options(planned, linker),
+        "plan_sha256": digest.hexdigest(),
+        "source_sha256": hashes,
+    }
+
+
+def _options(planned: Plan, linker: _Linker | None) -> dict[str, Any]:
+    return {**planned.options, "link": True} if linker is not None else dict(planned.options)
+
+
+def _require_space(planned: Plan, writer: StoreWriter, links: Mapping[str, Link]) -> None:
+    """Refuse where the file system has too little room for what is still to be written."""
+    needed = sum(op.spec.nbytes for op in planned.operations if op.spec.key not in links)
+    free = shutil.disk_usage(writer.root).free + writer.nbytes_there()
+    if needed > free:
+        raise NoSpace(
+            "the disk has too little room for this store",
+            file=writer.path,
+            expected=f"{format_size(needed)} free",
+            found=format_size(free),
+        )
+
+
+def _require_finite(arrays: Mapping[str, ArrayEntry], source: Source) -> None:
+    for key, entry in arrays.items():
+        if entry.nan != 0 or entry.inf != 0:
+            known = entry.nan is not None
+            raise NonFiniteWeights(
+                "weights are not finite" if known else "whether these weights are finite is not known",
+                file=source.path,
+                tensor=", ".join(entry.spec.sources) or key,
+                expected="finite values alone",
+                found=f"{entry.nan} NaN, {entry.inf} infinite" if known else entry.spec.encoding.name,
+            )
+
+
+def _require_same_hashes(source: Source, hashes: Mapping[str, str]) -> None:
+    for name, digest in hash_files(source).items():
+        if digest != hashes[name]:
+            raise SourceChanged(
+                "a file of the checkpoint has changed while it was read",
+                file=source.path if source.path.is_file() else source.path / name,
+                field="sha256",
+                expected=hashes[name],
+                found=digest,
+            )
 
 
 class _Linker:
@@ -168,19 +259,21 @@ class _Linker:
         self._paths = link_paths(store, files)
         self._used: set[int] = set()
 
-    def link(self, rows: Rows) -> Link | None:
-        """Give the link to an array's rows; None where they must be written."""
-        found = byte_ranges(rows)
-        if found is None:
-            return None
-        link = Link(rows=self._numbered(found.rows), scales=self._numbered(found.scales))
-        self._used |= {part.file for part in (*link.rows, *link.scales)}
-        return link
+    def links(self, operations: Iterable[Operation]) -> dict[str, Link]:
+        """Give the link of each array that need not be written, by key."""
+        found = {}
+        for operation in operations:
+            ranges = byte_ranges(operation.rows)
+            if ranges is not None:
+                link = Link(rows=self._numbered(ranges.rows), scales=self._numbered(ranges.scales))
+                self._used |= {part.file for part in (*link.rows, *link.scales)}
+                found[operation.spec.key] = link
+        return found
 
     def _numbered(self, ranges: Iterable[FileRange]) -> tuple[ByteRange, ...]:
         return tuple(ByteRange(self._numbers[file], offset, nbytes) for file, offset, nbytes in ranges)
 
-    def links(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[str, ...]:
         """Give the paths of the source's files; none where nothing was linked.
 
         Raises
@@ -200,7 +293,7 @@ class _Linker:
 def _write_arrays(
     planned: Plan,
     writer: StoreWriter,
-    linker: _Linker | None,
+    links: Mapping[str, Link],
     budget: int,
     progress: Callable[[Progress], None] | None,
 ) -> dict[str, ArrayEntry]:
@@ -220,7 +313,7 @@ def _write_arrays(
 
     for operation in planned.operations:
         spec, rows = operation.spec, operation.rows
-        link = linker.link(rows) if linker is not None else None
+        link = links.get(spec.key)
         if link is not None:
             arrays[spec.key] = writer.link_array(spec, link)
             report(spec.key, spec.nbytes)
@@ -248,14 +341,14 @@ def _finish(
     writer.finish(
         Catalog(
             config=planned.config,
-            generator=f"wvindex {__version__}",
+            generator=_GENERATOR,
             sources=source.fingerprint(),
             source_format=source.format,
-            options={**planned.options, "link": True} if linker is not None else planned.options,
+            options=_options(planned, linker),
             source_config=source.config(),
             ledger=planned.ledger,
             arrays=arrays,
-            links=linker.links() if linker is not None else (),
+            links=linker.paths() if linker is not None else (),
         )
     )
 
@@ -266,8 +359,7 @@ def _workspace(operation: Operation, budget: int) -> int:
 
 
 def _require_memory(planned: Plan, budget: int) -> None:
-    fixed = max((operation.fixed_bytes for operation in planned.operations), default=0)
-    least = PROCESS_BYTES + fixed + _LEAST_WORKSPACE
+    least = planned.peak_memory
     if budget < least:
         raise UsageError(
             "this model cannot be built in so little memory",
@@ -277,9 +369,9 @@ def _require_memory(planned: Plan, budget: int) -> None:
         )
 
 
-def _stem(source: Source) -> str:
+def _stem(source: Path) -> str:
     """Name the store after the checkpoint: the file without its shard number, or the directory."""
-    path = source.path.resolve()
+    path = source.resolve()
     stem = path.name if path.is_dir() else path.name.removesuffix(path.suffix)
     head, _, count = stem.rpartition("-of-")
     if head and count.isdecimal():

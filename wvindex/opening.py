@@ -12,7 +12,7 @@ from wvindex.sources.base import Source
 from wvindex.sources.detect import open_source
 from wvindex.store.metadata import ZARR_JSON
 from wvindex.store.reader import Check, is_store, require_check
-from wvindex.store.writer import BUILDING_JSON
+from wvindex.store.staging import BUILDING_JSON
 from wvindex.transform.plan import plan_source, require_representable
 
 if TYPE_CHECKING:
