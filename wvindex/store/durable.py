@@ -45,16 +45,14 @@ def reporting(action: str, path: Path) -> Iterator[None]:
 def make_directory(path: Path) -> None:
     """Make a directory and those that lead to it, where they are missing."""
     with reporting("make a directory", path):
-        missing = []
-        while not path.is_dir():
-            missing.append(path)
-            path = path.parent
-        for directory in reversed(missing):
-            try:
-                directory.mkdir()
-            except FileExistsError:
-                if not directory.is_dir():
-                    raise
+        try:
+            path.mkdir()
+        except FileNotFoundError:
+            make_directory(path.parent)
+            make_directory(path)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
 
 
 def write_file(path: Path, parts: Sequence[Buffer]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Condition, Lock
@@ -16,7 +16,7 @@ from wvindex.formats.arrays import RowReader
 from wvindex.formats.finite import count_nonfinite
 from wvindex.store.checksum import Buffer, crc32c
 from wvindex.store.commits import Commits
-from wvindex.store.durable import make_directory, write_file
+from wvindex.store.durable import write_file
 from wvindex.store.journal import WrittenChunk
 from wvindex.store.layout import ChunkGrid
 
@@ -38,12 +38,21 @@ class ChunkPipeline:
         Told of each chunk that is written.
     done : mapping of str to WrittenChunk
         Chunks that are there already, by their files' paths below `root`.
+    make_directory : callable
+        Makes the directory of an array.
     """
 
-    def __init__(self, root: Path, commits: Commits, done: Mapping[str, WrittenChunk]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        commits: Commits,
+        done: Mapping[str, WrittenChunk],
+        make_directory: Callable[[Path], None],
+    ) -> None:
         self._root = root
         self._commits = commits
         self._done = done
+        self._make_directory = make_directory
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="wvindex-write")
         self._memory = _Memory()
 
@@ -72,7 +81,7 @@ class ChunkPipeline:
         list of Future of WrittenChunk
             By chunk index.
         """
-        make_directory(self._root / path)
+        self._make_directory(self._root / path)
         names = [f"{path}/{grid.name(index)}" for index in range(grid.n_chunks)]
         missing = [not self._is_done(name, grid, index) for index, name in enumerate(names)]
         futures: list[Future[WrittenChunk]] = []

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -98,6 +99,7 @@ class StoreWriter:
         self._paths: set[str] = set()
         self._files: set[str] = set()
         self._unsynced: list[Path] = []
+        self._make_directory = cache(make_directory)
         self._published = False
 
     @property
@@ -128,7 +130,7 @@ class StoreWriter:
             raise
         self._journaled = journal.chunks
         self._commits = Commits(self.root, journal)
-        self._pipeline = ChunkPipeline(self.root, self._commits, self._journaled)
+        self._pipeline = ChunkPipeline(self.root, self._commits, self._journaled, self._make_directory)
         return self
 
     def __exit__(
@@ -275,7 +277,7 @@ class StoreWriter:
     def _write(self, relative: str, data: Buffer) -> None:
         """Write a file that is no chunk; `finish` syncs it."""
         path = self.root / relative
-        make_directory(path.parent)
+        self._make_directory(path.parent)
         write_file(path, [data])
         self._unsynced.append(path)
 
