@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wvindex._version import __version__
-from wvindex.errors import LimitExceeded, NonFiniteWeights, NoSpace, SourceChanged, UsageError
-from wvindex.formats.arrays import ByteRange, Link
+from wvindex.build_guards import (
+    GENERATOR,
+    build_identity,
+    require_finite,
+    require_memory,
+    require_same_hashes,
+    require_space,
+)
+from wvindex.errors import LimitExceeded, UsageError
+from wvindex.formats.arrays import Link
 from wvindex.limits import PROCESS_BYTES
-from wvindex.sizes import format_size, parse_size
+from wvindex.linking import SourceLinks
+from wvindex.sizes import parse_size
 from wvindex.sources.base import Source
 from wvindex.sources.detect import open_source
 from wvindex.sources.unchanged import hash_files, require_unchanged
 from wvindex.store.catalog import ArrayEntry, Catalog
 from wvindex.store.layout import array_path
-from wvindex.store.links import LinkedFiles, link_paths
 from wvindex.store.writer import PendingArray, StoreWriter, require_target
-from wvindex.transform.links import FileRange, byte_ranges
 from wvindex.transform.plan import Operation, Plan, Refusal, plan_source, require_representable
 
 _ARRAYS_IN_FLIGHT = 8
 """Arrays that may be on their way to the disk while the next is read; their tiles are bounded apart."""
-
-_GENERATOR = f"wvindex {__version__}"
 
 
 @dataclass(frozen=True)
@@ -172,122 +174,21 @@ def build(
     with open_source(Path(source)) as opened:
         planned = _plan(opened, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
         require_representable(planned)
-        _require_memory(planned, budget)
-        linker = _Linker(opened, target) if link else None
+        require_memory(planned, budget)
+        linker = SourceLinks(opened, target) if link else None
         links = linker.links(planned.operations) if linker is not None else {}
         hashes = hash_files(opened) if verify_source else None
-        identity = _identity(opened, planned, linker, hashes)
+        identity = build_identity(opened, planned, _options(planned, linker), hashes)
         with StoreWriter(target, overwrite=overwrite, identity=identity, restart=restart) as writer:
-            _require_space(planned, writer, links)
+            require_space(planned, writer, links)
             arrays = _write_arrays(planned, writer, links, budget, progress)
             if strict_finite:
-                _require_finite(arrays, opened)
+                require_finite(arrays, opened)
             require_unchanged(opened)
             if hashes is not None:
-                _require_same_hashes(opened, hashes)
+                require_same_hashes(opened, hashes)
             _finish(opened, planned, writer, linker, arrays)
     return target
-
-
-def _identity(
-    source: Source, planned: Plan, linker: _Linker | None, hashes: Mapping[str, str] | None
-) -> dict[str, Any]:
-    """Give what tells this build from others: one that was interrupted goes on only with its own."""
-    digest = hashlib.sha256(repr(planned.config).encode())
-    for operation in planned.operations:
-        digest.update(repr(operation.spec).encode())
-    return {
-        "generator": _GENERATOR,
-        "sources": [asdict(known) for known in source.fingerprint()],
-        "options": _options(planned, linker),
-        "plan_sha256": digest.hexdigest(),
-        "source_sha256": hashes,
-    }
-
-
-def _options(planned: Plan, linker: _Linker | None) -> dict[str, Any]:
-    return {**planned.options, "link": True} if linker is not None else dict(planned.options)
-
-
-def _require_space(planned: Plan, writer: StoreWriter, links: Mapping[str, Link]) -> None:
-    """Refuse where the file system has too little room for what is still to be written."""
-    needed = sum(op.spec.nbytes for op in planned.operations if op.spec.key not in links)
-    free = shutil.disk_usage(writer.root).free + writer.nbytes_there()
-    if needed > free:
-        raise NoSpace(
-            "the disk has too little room for this store",
-            file=writer.path,
-            expected=f"{format_size(needed)} free",
-            found=format_size(free),
-        )
-
-
-def _require_finite(arrays: Mapping[str, ArrayEntry], source: Source) -> None:
-    for key, entry in arrays.items():
-        if entry.nan != 0 or entry.inf != 0:
-            known = entry.nan is not None
-            raise NonFiniteWeights(
-                "weights are not finite" if known else "whether these weights are finite is not known",
-                file=source.path,
-                tensor=", ".join(entry.spec.sources) or key,
-                expected="finite values alone",
-                found=f"{entry.nan} NaN, {entry.inf} infinite" if known else entry.spec.encoding.name,
-            )
-
-
-def _require_same_hashes(source: Source, hashes: Mapping[str, str]) -> None:
-    for name, digest in hash_files(source).items():
-        if digest != hashes[name]:
-            raise SourceChanged(
-                "a file of the checkpoint has changed while it was read",
-                file=source.path if source.path.is_file() else source.path / name,
-                field="sha256",
-                expected=hashes[name],
-                found=digest,
-            )
-
-
-class _Linker:
-    """Finds the arrays that need not be copied, and where a store will look for their bytes."""
-
-    def __init__(self, source: Source, store: Path) -> None:
-        self._store = store
-        self._fingerprints = source.fingerprint()
-        directory = source.path if source.path.is_dir() else source.path.parent
-        files = [directory / file.name for file in self._fingerprints]
-        self._numbers = {file: number for number, file in enumerate(files)}
-        self._paths = link_paths(store, files)
-        self._used: set[int] = set()
-
-    def links(self, operations: Iterable[Operation]) -> dict[str, Link]:
-        """Give the link of each array that need not be written, by key."""
-        found = {}
-        for operation in operations:
-            ranges = byte_ranges(operation.rows)
-            if ranges is not None:
-                link = Link(rows=self._numbered(ranges.rows), scales=self._numbered(ranges.scales))
-                self._used |= {part.file for part in (*link.rows, *link.scales)}
-                found[operation.spec.key] = link
-        return found
-
-    def _numbered(self, ranges: Iterable[FileRange]) -> tuple[ByteRange, ...]:
-        return tuple(ByteRange(self._numbers[file], offset, nbytes) for file, offset, nbytes in ranges)
-
-    def paths(self) -> tuple[str, ...]:
-        """Give the paths of the source's files; none where nothing was linked.
-
-        Raises
-        ------
-        SourceChanged
-            If a file is no longer the one that was opened.
-        """
-        files = LinkedFiles(self._store, self._paths, self._fingerprints)
-        try:
-            for number in sorted(self._used):
-                files.verify(number)
-        finally:
-            files.close()
-        return self._paths if self._used else ()
 
 
 def _write_arrays(
@@ -331,7 +232,7 @@ def _finish(
     source: Source,
     planned: Plan,
     writer: StoreWriter,
-    linker: _Linker | None,
+    linker: SourceLinks | None,
     arrays: Mapping[str, ArrayEntry],
 ) -> None:
     """Write what is not weights: the tokenizer and the catalog."""
@@ -341,7 +242,7 @@ def _finish(
     writer.finish(
         Catalog(
             config=planned.config,
-            generator=_GENERATOR,
+            generator=GENERATOR,
             sources=source.fingerprint(),
             source_format=source.format,
             options=_options(planned, linker),
@@ -358,15 +259,8 @@ def _workspace(operation: Operation, budget: int) -> int:
     return max((budget - PROCESS_BYTES - operation.fixed_bytes) // 4, 0)
 
 
-def _require_memory(planned: Plan, budget: int) -> None:
-    least = planned.peak_memory
-    if budget < least:
-        raise UsageError(
-            "this model cannot be built in so little memory",
-            field="max_memory",
-            expected=f"at least {format_size(least)}",
-            found=format_size(budget),
-        )
+def _options(planned: Plan, linker: SourceLinks | None) -> dict[str, Any]:
+    return {**planned.options, "link": True} if linker is not None else dict(planned.options)
 
 
 def _stem(source: Path) -> str:
