@@ -17,7 +17,7 @@ from wvindex.errors import CatalogError, SourceError, StoreError, TargetExists, 
 from wvindex.formats.arrays import ArraySpec, Link, RowReader
 from wvindex.sources.base import TokenizerData
 from wvindex.store.catalog import EXTRA_FILE, ArrayEntry, Catalog
-from wvindex.store.checksum import Buffer
+from wvindex.store.checksum import Buffer, crc32c
 from wvindex.store.commits import Commits
 from wvindex.store.durable import fsync_paths, make_directory, write_file
 from wvindex.store.journal import WrittenChunk
@@ -97,7 +97,7 @@ class StoreWriter:
         self._restart = restart
         self._lock = BuildLock(self._staging.path)
         self._paths: set[str] = set()
-        self._files: set[str] = set()
+        self._sums: dict[str, int] = {}
         self._unsynced: list[Path] = []
         self._make_directory = cache(make_directory)
         self._published = False
@@ -235,7 +235,7 @@ class StoreWriter:
                 "not a file that a store keeps", file=self.path, expected="tokenizer/<name>", found=relative
             )
         self._write(relative, data)
-        self._files.add(relative)
+        self._sums[relative] = crc32c([data])
 
     def add_tokenizer(self, data: TokenizerData) -> None:
         """Keep a tokenizer as it was found; `wvindex.store.reader.read_tokenizer` gives it back."""
@@ -262,12 +262,14 @@ class StoreWriter:
                 field="arrays",
                 found=sorted(listed ^ self._paths),
             )
-        attributes = {"wvindex": {"format": FORMAT, "generator": catalog.generator}}
-        self._write(ZARR_JSON, dumps(group_metadata(attributes)))
+        complete = replace(catalog, files=tuple(sorted(self._sums)))
+        document = dumps(complete.to_json(), indent=None)
+        sums = {CATALOG_JSON: crc32c([document]), **dict(sorted(self._sums.items()))}
+        about = {"format": FORMAT, "generator": catalog.generator, "files": sums}
+        self._write(ZARR_JSON, dumps(group_metadata({"wvindex": about})))
         for group in sorted(_groups(self._paths)):
             self._write(f"{group}/{ZARR_JSON}", dumps(group_metadata({})))
-        complete = replace(catalog, files=tuple(sorted(self._files)))
-        self._write(CATALOG_JSON, dumps(complete.to_json(), indent=None))
+        self._write(CATALOG_JSON, document)
         self._commits.flush()
         fsync_paths(self._unsynced)
         fsync_paths(Path(directory) for directory, _, _ in os.walk(self.root))
