@@ -337,14 +337,18 @@ def test_a_source_that_shrinks_while_it_is_read_leaves_nothing(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
-def test_an_interruption_leaves_nothing_and_the_next_build_succeeds(stores: Stores, tmp_path: Path) -> None:
+def test_an_interruption_keeps_what_is_written_and_the_next_build_goes_on(
+    stores: Stores, tmp_path: Path
+) -> None:
     def interrupt(progress: Progress) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         wvindex.build(stores.safetensors("llama"), tmp_path / "out.zarr", progress=interrupt)
-    assert list(tmp_path.iterdir()) == []
-    assert wvindex.build(stores.safetensors("llama"), tmp_path / "out.zarr").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["out.zarr.building"]
+    built = wvindex.build(stores.safetensors("llama"), tmp_path / "out.zarr")
+    assert files(built) == files(stores.build(stores.safetensors("llama")))
+    assert [path.name for path in tmp_path.iterdir()] == ["out.zarr"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 import wvindex
 from tests.support.golden import EXAMPLE
 from tests.support.stores import Stores
-from wvindex.errors import LimitExceeded, SelectionError, TargetExists
+from wvindex.errors import LimitExceeded, SelectionError
 
 KEY = "model.layers.1.mlp.gate.weight"
 
@@ -27,13 +27,6 @@ def test_a_name_too_long_for_a_file_is_refused_at_planning(tmp_path: Path) -> No
     with pytest.raises(LimitExceeded):
         wvindex.build(tmp_path, tmp_path / "m.zarr")
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
-
-
-def test_what_an_interrupted_overwrite_left_is_refused_at_the_start(tmp_path: Path) -> None:
-    (tmp_path / "x.zarr.replaced").mkdir()
-    with pytest.raises(TargetExists, match="replaced"):
-        wvindex.build(EXAMPLE, tmp_path / "x.zarr", overwrite=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["x.zarr.replaced"]
 
 
 def test_rows_may_be_a_range() -> None:

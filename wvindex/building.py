@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from wvindex._version import __version__
+from wvindex.build_guards import (
+    GENERATOR,
+    build_identity,
+    require_finite,
+    require_memory,
+    require_same_hashes,
+    require_space,
+)
 from wvindex.errors import LimitExceeded, UsageError
-from wvindex.formats.arrays import ByteRange, Link
+from wvindex.formats.arrays import Link
 from wvindex.limits import PROCESS_BYTES
-from wvindex.sizes import format_size, parse_size
+from wvindex.linking import SourceLinks
+from wvindex.sizes import parse_size
 from wvindex.sources.base import Source
 from wvindex.sources.detect import open_source
+from wvindex.sources.unchanged import hash_files, require_unchanged
 from wvindex.store.catalog import ArrayEntry, Catalog
 from wvindex.store.layout import array_path
-from wvindex.store.links import LinkedFiles, link_paths
-from wvindex.store.writer import PendingArray, StoreWriter
-from wvindex.transform.links import FileRange, byte_ranges
+from wvindex.store.writer import PendingArray, StoreWriter, require_target
 from wvindex.transform.plan import Operation, Plan, Refusal, plan_source, require_representable
-from wvindex.transform.rows import Rows
 
 _ARRAYS_IN_FLIGHT = 8
 """Arrays that may be on their way to the disk while the next is read; their tiles are bounded apart."""
-
-_LEAST_WORKSPACE = 16 << 20
-"""Below this, chunks of 4 MiB and their copies do not fit."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +110,16 @@ def build(
     link: bool = False,
     max_memory: int | str = "1GiB",
     overwrite: bool = False,
+    restart: bool = False,
+    verify_source: bool = False,
+    strict_finite: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Path:
     """Turn a checkpoint into a store.
+
+    Whatever interrupts a build, `out` is absent (or the old store) or complete. What was written stays in
+    ``<out>.building/``: the same call again goes on where it ended, and gives the same bytes as a build that
+    was never interrupted.
 
     Parameters
     ----------
@@ -124,6 +135,14 @@ def build(
         Bytes, or such as ``"512MiB"``: how much memory the build may use.
     overwrite : bool
         Replace a wvindex store at `out`, once the new one is complete. Nothing else is ever replaced.
+    restart : bool
+        Discard what an interrupted build left, instead of going on with it.
+    verify_source : bool
+        Hash every byte of the source before and after, and when going on with an interrupted build compare
+        with the hashes of then. By default a file that has kept its size, time of change and header is
+        taken for the same.
+    strict_finite : bool
+        Refuse weights that are NaN or infinite. By default they are stored as they are, and counted.
     progress : callable, optional
         Called with a `Progress` as arrays and chunks are written.
 
@@ -138,69 +157,44 @@ def build(
         If the source cannot be read.
     UnsupportedError
         If it holds what cannot be represented as asked; nothing is written then.
-    TargetExists, BuildLocked, StoreError
+        With `strict_finite`, also if a weight is NaN or infinite.
+    SourceChanged
+        If the source changes while it is read, or has since the build that was interrupted.
+    TargetExists, BuildLocked, NoSpace, StoreError
         If the store cannot be written.
     UsageError
-        If an option has no such value, or `max_memory` is too little for this model.
+        If an option has no such value, `max_memory` is too little for this model, or an interrupted build
+        was asked for something else.
     """
     budget = parse_size(max_memory)
+    if link and strict_finite:
+        raise UsageError("what is linked is not read, so it cannot be found finite", field="strict_finite")
+    target = Path(out) if out is not None else Path(f"{_stem(Path(source))}.zarr")
+    require_target(target.absolute(), overwrite=overwrite)
     with open_source(Path(source)) as opened:
         planned = _plan(opened, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
         require_representable(planned)
-        _require_memory(planned, budget)
-        target = Path(out) if out is not None else Path(f"{_stem(opened)}.zarr")
-        linker = _Linker(opened, target) if link else None
-        with StoreWriter(target, overwrite=overwrite) as writer:
-            arrays = _write_arrays(planned, writer, linker, budget, progress)
+        require_memory(planned, budget)
+        linker = SourceLinks(opened, target) if link else None
+        links = linker.links(planned.operations) if linker is not None else {}
+        hashes = hash_files(opened) if verify_source else None
+        identity = build_identity(opened, planned, _options(planned, linker), hashes)
+        with StoreWriter(target, overwrite=overwrite, identity=identity, restart=restart) as writer:
+            require_space(planned, writer, links)
+            arrays = _write_arrays(planned, writer, links, budget, progress)
+            if strict_finite:
+                require_finite(arrays, opened)
+            require_unchanged(opened)
+            if hashes is not None:
+                require_same_hashes(opened, hashes)
             _finish(opened, planned, writer, linker, arrays)
     return target
-
-
-class _Linker:
-    """Finds the arrays that need not be copied, and where a store will look for their bytes."""
-
-    def __init__(self, source: Source, store: Path) -> None:
-        self._store = store
-        self._fingerprints = source.fingerprint()
-        directory = source.path if source.path.is_dir() else source.path.parent
-        files = [directory / file.name for file in self._fingerprints]
-        self._numbers = {file: number for number, file in enumerate(files)}
-        self._paths = link_paths(store, files)
-        self._used: set[int] = set()
-
-    def link(self, rows: Rows) -> Link | None:
-        """Give the link to an array's rows; None where they must be written."""
-        found = byte_ranges(rows)
-        if found is None:
-            return None
-        link = Link(rows=self._numbered(found.rows), scales=self._numbered(found.scales))
-        self._used |= {part.file for part in (*link.rows, *link.scales)}
-        return link
-
-    def _numbered(self, ranges: Iterable[FileRange]) -> tuple[ByteRange, ...]:
-        return tuple(ByteRange(self._numbers[file], offset, nbytes) for file, offset, nbytes in ranges)
-
-    def links(self) -> tuple[str, ...]:
-        """Give the paths of the source's files; none where nothing was linked.
-
-        Raises
-        ------
-        SourceChanged
-            If a file is no longer the one that was opened.
-        """
-        files = LinkedFiles(self._store, self._paths, self._fingerprints)
-        try:
-            for number in sorted(self._used):
-                files.verify(number)
-        finally:
-            files.close()
-        return self._paths if self._used else ()
 
 
 def _write_arrays(
     planned: Plan,
     writer: StoreWriter,
-    linker: _Linker | None,
+    links: Mapping[str, Link],
     budget: int,
     progress: Callable[[Progress], None] | None,
 ) -> dict[str, ArrayEntry]:
@@ -220,7 +214,7 @@ def _write_arrays(
 
     for operation in planned.operations:
         spec, rows = operation.spec, operation.rows
-        link = linker.link(rows) if linker is not None else None
+        link = links.get(spec.key)
         if link is not None:
             arrays[spec.key] = writer.link_array(spec, link)
             report(spec.key, spec.nbytes)
@@ -238,7 +232,7 @@ def _finish(
     source: Source,
     planned: Plan,
     writer: StoreWriter,
-    linker: _Linker | None,
+    linker: SourceLinks | None,
     arrays: Mapping[str, ArrayEntry],
 ) -> None:
     """Write what is not weights: the tokenizer and the catalog."""
@@ -248,14 +242,14 @@ def _finish(
     writer.finish(
         Catalog(
             config=planned.config,
-            generator=f"wvindex {__version__}",
+            generator=GENERATOR,
             sources=source.fingerprint(),
             source_format=source.format,
-            options={**planned.options, "link": True} if linker is not None else planned.options,
+            options=_options(planned, linker),
             source_config=source.config(),
             ledger=planned.ledger,
             arrays=arrays,
-            links=linker.links() if linker is not None else (),
+            links=linker.paths() if linker is not None else (),
         )
     )
 
@@ -265,21 +259,13 @@ def _workspace(operation: Operation, budget: int) -> int:
     return max((budget - PROCESS_BYTES - operation.fixed_bytes) // 4, 0)
 
 
-def _require_memory(planned: Plan, budget: int) -> None:
-    fixed = max((operation.fixed_bytes for operation in planned.operations), default=0)
-    least = PROCESS_BYTES + fixed + _LEAST_WORKSPACE
-    if budget < least:
-        raise UsageError(
-            "this model cannot be built in so little memory",
-            field="max_memory",
-            expected=f"at least {format_size(least)}",
-            found=format_size(budget),
-        )
+def _options(planned: Plan, linker: SourceLinks | None) -> dict[str, Any]:
+    return {**planned.options, "link": True} if linker is not None else dict(planned.options)
 
 
-def _stem(source: Source) -> str:
+def _stem(source: Path) -> str:
     """Name the store after the checkpoint: the file without its shard number, or the directory."""
-    path = source.path.resolve()
+    path = source.resolve()
     stem = path.name if path.is_dir() else path.name.removesuffix(path.suffix)
     head, _, count = stem.rpartition("-of-")
     if head and count.isdecimal():

@@ -144,6 +144,12 @@ class UnsupportedError(WvindexError):
     exit_code = 4
 
 
+class NonFiniteWeights(UnsupportedError):
+    """Weights are NaN or infinite, and only finite ones were asked for."""
+
+    kind = "non-finite"
+
+
 class UndecodableType(UnsupportedError):
     """A tensor's encoding is known by name, but no decoder for it exists."""
 
@@ -220,6 +226,12 @@ class BuildLocked(StoreError):
     """Another process is building this store."""
 
     kind = "build-locked"
+
+
+class NoSpace(StoreError):
+    """The disk has too little room."""
+
+    kind = "no-space"
 
 
 class TargetExists(StoreError):

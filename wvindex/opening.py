@@ -16,7 +16,7 @@ from wvindex.store.directory import is_being_replaced
 from wvindex.store.metadata import ZARR_JSON
 from wvindex.store.reader import Check, require_check
 from wvindex.store.remote import is_path
-from wvindex.store.writer import BUILDING_JSON
+from wvindex.store.staging import BUILDING_JSON
 from wvindex.transform.plan import plan_source, require_representable
 
 if TYPE_CHECKING:

@@ -233,7 +233,7 @@ REFUSED: Final[dict[str, Refused]] = {
     "store/catalog-nan": Refused("catalog"),
     "store/catalog-not-utf8": Refused("catalog", offset=0),
     "store/catalog-empty": Refused("catalog", offset=0),
-    "store/catalog-cut": Refused("catalog"),
+    "store/catalog-cut": Refused("catalog", field="crc32c"),
     "store/catalog-missing": Refused("not-a-store"),
     "store/catalog-symlink": Refused("unsafe-path"),
     "store/catalog-fifo": Refused("unreadable"),

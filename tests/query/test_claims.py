@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support.arrays import MemoryArray, memory_array, same, write_store
+from tests.support.sealing import seal
 from wvindex.errors import ChunkError, LimitExceeded
 from wvindex.formats.arrays import ArraySpec
 from wvindex.formats.encodings import ENCODINGS
@@ -47,6 +48,7 @@ def claim(store: Path, shape: list[int], **entry: Any) -> None:
     catalog = json.loads((store / "catalog.json").read_text())
     catalog["arrays"]["w"] |= {"shape": shape, "crc32c": [1], **entry}
     (store / "catalog.json").write_text(json.dumps(catalog))
+    seal(store)
     document = json.loads((store / "w" / "zarr.json").read_text())
     document["shape"] = document["chunk_grid"]["configuration"]["chunk_shape"] = shape
     (store / "w" / "zarr.json").write_text(json.dumps(document))

@@ -189,7 +189,7 @@ def test_names_and_shapes_are_zarrs(array: MemoryArray, target: int) -> None:
     grid = ChunkGrid(spec, chunk_rows(spec, target))
     counts = [-(-n // size) for n, size in zip(spec.shape, grid.shape, strict=True)]
     assert math.prod(counts) == grid.n_chunks
-    encoding = zarr_keys.DefaultChunkKeyEncoding()
+    encoding = zarr_keys.DefaultChunkKeyEncoding(separator=".")
     for index in range(grid.n_chunks):
         coordinates: list[int] = []
         rest = index

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.arrays import memory_array, write_store
 from tests.support.linking import HEADER, write_linked_store
+from tests.support.sealing import seal
 from wvindex.errors import CatalogError
 from wvindex.query.database import open_store
 from wvindex.store.catalog import Catalog
@@ -153,6 +154,7 @@ def test_a_hostile_link_is_named(store: Path, change: Callable[[Document], None]
     document = copy.deepcopy(document_of(store))
     change(document)
     (store / "catalog.json").write_text(json.dumps(document))
+    seal(store)
     for attempt in (open_store, LinkedStore):
         with pytest.raises(CatalogError, match=field) as caught:
             attempt(store)
@@ -176,5 +178,6 @@ def test_another_file_is_not_served_though_its_path_is_allowed(store: Path, tmp_
         file |= {"size": 100_000, "mtime_ns": secret.stat().st_mtime_ns}
         file |= {"header_sha256": hashlib.sha256(HEADER).hexdigest()}
     (store / "catalog.json").write_text(json.dumps(document))
+    seal(store)
     with open_store(store) as db, pytest.raises(Exception, match="header_sha256"):
         db["plain"][0]

@@ -23,6 +23,7 @@ from wvindex.store import objects
 from wvindex.store.linked import LinkedStore
 from wvindex.store.objects import LocalObjects
 from wvindex.store.reader import open_catalog
+from wvindex.store.staging import aside_of
 from wvindex.store.writer import StoreWriter
 
 SHAPES: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -68,10 +69,11 @@ def other(written: tuple[Path, Path], tmp_path: Path) -> Path:
 
 def publish(store: Path, other: Path) -> None:
     """Do what a build does at its end: two renames, and what was there is removed."""
-    aside = store.with_name(f"{store.name}.replaced")
+    aside = aside_of(store)
+    aside.parent.mkdir()
     store.rename(aside)
     other.rename(store)
-    shutil.rmtree(aside)
+    shutil.rmtree(aside.parent)
 
 
 def require_whole(db: Store, expected: dict[str, MemoryArray]) -> None:
@@ -96,7 +98,8 @@ def require_replaced(db: Store) -> None:
 def test_every_step_of_a_replacement_shows_the_old_store_or_none(
     store: Path, other: Path, tmp_path: Path, check: Any
 ) -> None:
-    aside = tmp_path / "x.zarr.replaced"
+    aside = aside_of(store)
+    aside.parent.mkdir()
     with open_store(store, check=check) as db:
         require_whole(db, OLD)
         store.rename(aside)
@@ -135,7 +138,8 @@ def test_half_of_the_old_store_may_be_gone(
     store: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: Any
 ) -> None:
     monkeypatch.setattr(objects, "MAX_DESCRIPTORS", 0)
-    aside = tmp_path / "x.zarr.replaced"
+    aside = aside_of(store)
+    aside.parent.mkdir()
     with open_store(store, check=check) as db:
         store.rename(aside)
         other.rename(store)
@@ -204,7 +208,8 @@ class TestOpening:
     def test_between_the_two_renames(
         self, store: Path, other: Path, tmp_path: Path, opening: Callable[[Path], Any]
     ) -> None:
-        store.rename(tmp_path / "x.zarr.replaced")
+        aside_of(store).parent.mkdir()
+        store.rename(aside_of(store))
         later = threading.Timer(0.1, other.rename, [store])
         later.start()
         with opening(store):
@@ -214,9 +219,10 @@ class TestOpening:
     def test_what_was_left_halfway_is_named(
         self, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        store.rename(tmp_path / "x.zarr.replaced")
+        aside_of(store).parent.mkdir()
+        store.rename(aside_of(store))
         started = time.monotonic()
-        with pytest.raises(NotAStore, match=r"what stood here is in x\.zarr\.replaced"):
+        with pytest.raises(NotAStore, match=r"what stood here is in .*x\.zarr\.building"):
             wv.open(store)
         assert 0.5 < time.monotonic() - started < 5
 

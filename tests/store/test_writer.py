@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import google_crc32c
 import numpy as np
@@ -16,6 +19,8 @@ from hypothesis import strategies as st
 from tests.support.arrays import MemoryArray, catalog_of, memory_array, memory_arrays, write_store
 from wvindex.errors import BuildLocked, CatalogError, StoreError, TargetExists, UnsafePath
 from wvindex.sources.base import TokenizerData
+from wvindex.store.checksum import Buffer
+from wvindex.store.durable import write_file
 from wvindex.store.layout import chunk_rows
 from wvindex.store.reader import open_catalog, read_tokenizer
 from wvindex.store.remote import open_objects
@@ -102,26 +107,53 @@ def test_nan_and_infinity_are_counted_but_padding_is_not(tmp_path: Path) -> None
     assert (entry.nan, entry.inf) == (1, 3)
 
 
-def test_a_workspace_bounds_what_is_read_at_once(tmp_path: Path) -> None:
-    array = memory_array("x", (64, 64), "F32")
-    sizes: list[int] = []
+class Recorder:
+    """An array that notes how many bytes are asked for at once."""
 
-    class Recorder:
-        preferred_tile_bytes = 1 << 30
+    def __init__(self, array: MemoryArray, preferred_tile_bytes: int) -> None:
+        self.array = array
+        self.preferred_tile_bytes = preferred_tile_bytes
+        self.sizes: list[int] = []
 
-        def read_rows(
-            self, start: int, stop: int, out: memoryview, *, span: tuple[int, int] | None = None
-        ) -> None:
-            sizes.append(len(out))
-            array.read_rows(start, stop, out, span=span)
+    def read_rows(
+        self, start: int, stop: int, out: memoryview, *, span: tuple[int, int] | None = None
+    ) -> None:
+        self.sizes.append(len(out))
+        self.array.read_rows(start, stop, out, span=span)
 
-        read_scales = array.read_scales
+    def read_scales(self, start: int, stop: int, out: memoryview) -> None:
+        self.array.read_scales(start, stop, out)
 
+
+@pytest.mark.parametrize("workspace", [1, 4096, 3 * 4096, 1 << 30])
+def test_what_is_read_at_once_does_not_depend_on_the_memory(tmp_path: Path, workspace: int) -> None:
+    rows = Recorder(memory_array("x", (64, 64), "F32"), 4500)
     told: list[int] = []
     with StoreWriter(tmp_path / "a.zarr", chunk_bytes=1024) as writer:
-        writer.write_array(array.spec, Recorder(), workspace=3 * 4500, on_bytes=told.append)
-    assert sizes == [4096] * 4  # three tiles may be under way at once
+        writer.write_array(rows.array.spec, rows, workspace=workspace, on_bytes=told.append)
+    assert rows.sizes == [4096] * 4
     assert told == [1024] * 16
+
+
+@pytest.mark.parametrize(("workspace", "tiles"), [(1, 1), (4096, 1), (2 * 4096, 2), (1 << 30, 3)])
+def test_a_workspace_bounds_the_tiles_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workspace: int, tiles: int
+) -> None:
+    may_write = Event()
+
+    def wait_and_write(path: Path, parts: Sequence[Buffer]) -> None:
+        assert may_write.wait(60)
+        write_file(path, parts)
+
+    monkeypatch.setattr("wvindex.store.pipeline.write_file", wait_and_write)
+    rows = Recorder(memory_array("x", (64, 64), "F32"), 4096)
+    with StoreWriter(tmp_path / "a.zarr", chunk_bytes=1024) as writer, ThreadPoolExecutor(1) as pool:
+        building = pool.submit(writer.write_array, rows.array.spec, rows, workspace=workspace)
+        with pytest.raises(TimeoutError):
+            building.result(timeout=0.2)
+        assert rows.sizes == [4096] * tiles
+        may_write.set()
+        building.result()
 
 
 class TestFailure:
@@ -164,13 +196,15 @@ class TestFailure:
             with pytest.raises(StoreError, match="twice"):
                 writer.write_array(arrays[0].spec, arrays[0], workspace=1)
 
-    def test_what_a_killed_build_left_is_cleared(self, tmp_path: Path, arrays: list[MemoryArray]) -> None:
+    def test_what_another_kind_of_build_left_is_cleared(
+        self, tmp_path: Path, arrays: list[MemoryArray]
+    ) -> None:
         context = multiprocessing.get_context("fork")
         process = context.Process(target=_die_while_building, args=(tmp_path / "a.zarr", arrays[0]))
         process.start()
         process.join()
         assert process.exitcode == 9
-        assert (tmp_path / "a.zarr.building" / "layers").is_dir()
+        assert (tmp_path / "a.zarr.building" / "store" / "layers").is_dir()
         write_store(tmp_path / "a.zarr", arrays[2:])
         assert set(open_catalog(tmp_path / "a.zarr").arrays) == {"lm_head.weight"}
         assert not (tmp_path / "a.zarr" / "layers").exists()

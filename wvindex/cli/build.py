@@ -31,6 +31,11 @@ from wvindex.sizes import format_size
 @click.option(
     "--overwrite", is_flag=True, help="Replace a store that stands there; nothing else is replaced."
 )
+@click.option("--restart", is_flag=True, help="Discard what an interrupted build left; do not go on with it.")
+@click.option(
+    "--verify-source", is_flag=True, help="Hash every byte of the source, before and after, and on resuming."
+)
+@click.option("--strict-finite", is_flag=True, help="Refuse weights that are NaN or infinite.")
 @click.option("--dry-run", is_flag=True, help="Print the plan, as `wvindex plan` does, and write nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar, no notes.")
 @json_option
@@ -45,6 +50,9 @@ def command(
     link: bool,
     max_memory: str,
     overwrite: bool,
+    restart: bool,
+    verify_source: bool,
+    strict_finite: bool,
     dry_run: bool,
     quiet: bool,
     as_json: bool,
@@ -75,6 +83,9 @@ def command(
             link=link,
             max_memory=max_memory,
             overwrite=overwrite,
+            restart=restart,
+            verify_source=verify_source,
+            strict_finite=strict_finite,
             progress=progress,
         )
     _report(path, time.monotonic() - started, quiet=quiet, as_json=as_json)

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from wvindex.errors import NotAStore, StoreClosed, StoreReplaced, UnreadableSource, UnsafePath
-
-_ASIDE: Final = ".replaced"
-"""What the name of a store ends with that was moved aside for another."""
+from wvindex.store.staging import aside_of
 
 # O_PATH (Linux) asks for no permission to list a directory. O_NONBLOCK: opening a FIFO must return, so that
 # it can be refused; regular files ignore the flag.
@@ -120,13 +118,9 @@ def replaced(file: str | Path, expected: str, found: str) -> StoreReplaced:
 def is_being_replaced(store: Path) -> bool:
     """Whether a store that stood here was moved aside, and no other has taken its place yet."""
     try:
-        return bool(store.name) and not os.path.lexists(store) and _aside_of(store).is_dir()
+        return bool(store.name) and not os.path.lexists(store) and aside_of(store).is_dir()
     except OSError:  # a name that is too long
         return False
-
-
-def _aside_of(store: Path) -> Path:
-    return store.with_name(f"{store.name}{_ASIDE}")
 
 
 def _open_root(path: Path, wait: float) -> OpenFile:
@@ -138,7 +132,7 @@ def _open_root(path: Path, wait: float) -> OpenFile:
         except FileNotFoundError:
             away = is_being_replaced(path)
             if not (away or path.exists()) or time.monotonic() > until:  # it may be there again by now
-                found = f"nothing; what stood here is in {_aside_of(path).name}" if away else "nothing"
+                found = f"nothing; what stood here is in {aside_of(path)}" if away else "nothing"
                 raise NotAStore("no such directory", file=path, expected="a store", found=found) from None
             time.sleep(0.001)
         except NotADirectoryError:

@@ -1,27 +1,40 @@
-"""Every write, sync, rename and lock of a store's files.
+"""Every write, sync, rename and removal of a store's files.
 
-The order that makes a build safe: files are written below ``<store>.building/``, synced to the disk
-together, and then one rename gives the directory its name. A reader sees a whole store, or none.
+What is written is on the disk for good once its file *and* the directories that lead to it are synced. A
+build writes below ``<store>.building/``, syncs, and then one rename gives the directory its name: a
+reader sees a whole store, or none.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import fcntl
 import os
-import shutil
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from wvindex.errors import BuildLocked, StoreError
+from wvindex.errors import StoreError
 from wvindex.store.checksum import Buffer
 
-_SYNCS_AT_ONCE: Final = 8
+SYNCS_AT_ONCE: Final = 8
+"""A sync waits for the disk, which takes several as easily as one."""
+
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+_LOOK: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+
+_WORKING_DIRECTORY: Final = -2 if sys.platform == "darwin" else -100
+_RENAME_EXCHANGE: Final = 2
+_NO_EXCHANGE: Final = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @contextmanager
-def _reporting(action: str, path: Path) -> Iterator[None]:
+def reporting(action: str, path: Path) -> Iterator[None]:
     """Turn the system's refusal (a full disk, a missing permission) into a StoreError."""
     try:
         yield
@@ -29,150 +42,150 @@ def _reporting(action: str, path: Path) -> Iterator[None]:
         raise StoreError(f"cannot {action}: {error.strerror or error}", file=path) from error
 
 
-def write_file(path: Path, parts: Sequence[Buffer], *, fsync: bool = False) -> None:
-    """Write `parts`, one after another, to a new file, making its directories.
+def make_directory(path: Path) -> None:
+    """Make a directory and those that lead to it, where they are missing."""
+    with reporting("make a directory", path):
+        try:
+            path.mkdir()
+        except FileNotFoundError:
+            make_directory(path.parent)
+            make_directory(path)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
+
+
+def write_file(path: Path, parts: Sequence[Buffer]) -> None:
+    """Write `parts`, one after another, to a new file in a directory that is there. Nothing is synced.
 
     Raises
     ------
     StoreError
         If the file exists, or the system refuses.
     """
-    with _reporting("write a file", path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb", buffering=0) as file:
-            for part in parts:
-                view = memoryview(part)
-                while view:
-                    view = view[file.write(view) :]
-            if fsync:
-                os.fsync(file.fileno())
-
-
-def fsync_path(path: Path) -> None:
-    """Have the disk hold a file's bytes, or a directory's names."""
-    with _reporting("sync to the disk", path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    with reporting("write a file", path):
+        descriptor = os.open(path, _CREATE, 0o666)
         try:
-            os.fsync(descriptor)
+            _write(descriptor, parts)
         finally:
             os.close(descriptor)
 
 
-def fsync_tree(root: Path) -> None:
-    """Have the disk hold every file below `root`, and every directory's names.
-
-    Several at once: a sync waits for the disk, which takes many as easily as one.
-    """
-    paths = []
-    for directory, _, names in os.walk(root, topdown=False):
-        paths += [*(Path(directory, name) for name in sorted(names)), Path(directory)]
-    with ThreadPoolExecutor(_SYNCS_AT_ONCE) as pool:
-        for _ in pool.map(fsync_path, paths):
-            pass
+def append_to(path: Path, parts: Sequence[Buffer]) -> None:
+    """Write `parts` at the end of a file, which is made where it is missing, and sync it."""
+    with reporting("write a file", path):
+        descriptor = os.open(path, _APPEND, 0o666)
+        try:
+            _write(descriptor, parts)
+            _sync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a directory and everything in it."""
-    with _reporting("remove a directory", path):
-        shutil.rmtree(path)
+def _write(descriptor: int, parts: Sequence[Buffer]) -> None:
+    for part in parts:
+        view = memoryview(part)
+        while view:
+            view = view[os.write(descriptor, view) :]
 
 
-def remove_file(path: Path) -> None:
-    """Remove a file."""
-    with _reporting("remove a file", path):
-        path.unlink()
+def fsync_path(path: Path) -> None:
+    """Have the disk hold a file's bytes, or a directory's names."""
+    with reporting("sync to the disk", path):
+        descriptor = os.open(path, _LOOK)
+        try:
+            _sync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
-def empty_directory(path: Path) -> None:
-    """Remove everything in a directory; symlinks, not what they lead to."""
-    with _reporting("empty a directory", path):
-        for child in sorted(path.iterdir()):
-            if child.is_dir() and not child.is_symlink():
-                shutil.rmtree(child)
-            else:
-                child.unlink()
-
-
-def aside_of(target: Path) -> Path:
-    """Give where a store stands while another takes its place."""
-    return target.with_name(f"{target.name}.replaced")
-
-
-def publish(staging: Path, target: Path) -> None:
-    """Sync `staging` and rename it to `target`; a store that stands there is moved aside, then removed.
+def fsync_paths(paths: Iterable[Path]) -> None:
+    """Have the disk hold several files or directories, in no order.
 
     Raises
     ------
     StoreError
-        If the system refuses; `target` is then what it was.
+        If the system refuses one.
     """
-    fsync_tree(staging)
-    aside = aside_of(target)
-    with _reporting("rename", target):
-        replacing = target.exists()
-        if replacing:
-            target.rename(aside)
+    with ThreadPoolExecutor(SYNCS_AT_ONCE, thread_name_prefix="wvindex-sync") as pool:
+        for _ in pool.map(fsync_path, paths):
+            pass
+
+
+def _sync(descriptor: int) -> None:
+    full = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync alone leaves bytes in the drive's cache
+    if full is None:
+        os.fsync(descriptor)
+    else:
+        fcntl.fcntl(descriptor, full)
+
+
+def truncate_file(path: Path, nbytes: int) -> None:
+    """Cut a file to its first bytes, and sync it."""
+    with reporting("cut a file", path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            staging.rename(target)
-        except OSError:
-            if replacing:
-                aside.rename(target)
-            raise
-    fsync_path(target.parent)
-    if replacing:
-        remove_tree(aside)
+            os.ftruncate(descriptor, nbytes)
+            _sync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
-class BuildLock:
-    """The exclusive right to build in the directory `path`, which is made where it is missing.
+def remove_file(path: Path) -> None:
+    """Remove a file."""
+    with reporting("remove a file", path):
+        path.unlink()
 
-    The lock is the kernel's (flock), on the directory itself: it ends with its process, however that
-    ends, and leaves no file behind.
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory and everything in it; of a symlink, the link."""
+    with reporting("remove a directory", path):
+        for directory, subdirectories, names in os.walk(path, topdown=False):
+            for below in (Path(directory, name) for name in (*names, *subdirectories)):
+                if below.is_dir() and not below.is_symlink():
+                    below.rmdir()
+                else:
+                    below.unlink()
+        path.rmdir()
+
+
+def rename(path: Path, target: Path) -> None:
+    """Give a file or a directory another path, and have the disk hold both directories that change."""
+    with reporting("rename", target):
+        path.rename(target)
+    fsync_paths({target.parent, path.parent})
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Have two directories change places, at once: nobody finds either path empty.
+
+    Returns
+    -------
+    bool
+        False, and nothing done, where the system or the file system has no such call.
+
+    Raises
+    ------
+    StoreError
+        If the system refuses.
     """
+    with reporting("rename", other):
+        if not _swap(one, other):
+            return False
+    fsync_paths({one.parent, other.parent})
+    return True
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._descriptor: int | None = None
 
-    def acquire(self) -> None:
-        """Take the lock.
-
-        Raises
-        ------
-        BuildLocked
-            If another build has it.
-        """
-        while self._descriptor is None:
-            with _reporting("make the build directory", self.path):
-                self.path.mkdir(exist_ok=True)
-                try:
-                    descriptor = os.open(
-                        self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                    )
-                except FileNotFoundError:
-                    continue  # published or removed by another build since
-            if self._is_locked(descriptor):
-                self._descriptor = descriptor
-
-    def _is_locked(self, descriptor: int) -> bool:
-        """Lock `descriptor`; False, and closed, where the path now names another directory."""
-        import fcntl
-
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if self.path.exists() and os.path.samestat(os.fstat(descriptor), self.path.stat()):
-                return True
-        except BlockingIOError:
-            os.close(descriptor)
-            raise BuildLocked("another process is building this store", file=self.path) from None
-        except OSError:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
+def _swap(one: Path, other: Path) -> bool:
+    """Call Linux's renameat2 or macOS's renameatx_np, which Python does not have."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    call = getattr(libc, "renameatx_np" if sys.platform == "darwin" else "renameat2", None)
+    if call is None:
         return False
-
-    def release(self) -> None:
-        """Give the lock back. The directory stays."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+    here, paths = _WORKING_DIRECTORY, (os.fsencode(one), os.fsencode(other))
+    if call(here, paths[0], here, paths[1], ctypes.c_uint(_RENAME_EXCHANGE)) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number))

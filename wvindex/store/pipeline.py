@@ -1,143 +1,225 @@
-"""Chunks on their way to the disk: read by one thread, written and synced by others, in bounded memory."""
+"""Chunks on their way to the disk: read by one thread, written by others, in bounded memory."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock, Semaphore
+from threading import Condition, Lock
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wvindex.errors import UndecodableType
+from wvindex.errors import StoreError, UndecodableType
 from wvindex.formats.arrays import RowReader
 from wvindex.formats.finite import count_nonfinite
 from wvindex.store.checksum import Buffer, crc32c
+from wvindex.store.commits import Commits
 from wvindex.store.durable import write_file
+from wvindex.store.journal import WrittenChunk
 from wvindex.store.layout import ChunkGrid
 
 WORKERS: Final = 4
-"""Threads that write. More than cores: a sync waits for the disk."""
+"""Threads that write."""
 
 TILES: Final = 3
 """Tiles in memory: one is filled while the others are written."""
 
 
-@dataclass(frozen=True)
-class WrittenChunk:
-    """What is known of a chunk once it is on the disk.
+class ChunkPipeline:
+    """Writes the chunks of arrays below the directory `root` in the background.
 
-    Attributes
+    Parameters
     ----------
-    crc32c : int
-        Of the file's bytes, padding included.
-    nan, inf : int or None
-        Values that are not finite; None where nobody decodes the encoding.
-    nbytes : int
-        Encoded bytes, without padding.
+    root : Path
+        Of the store.
+    commits : Commits
+        Told of each chunk that is written.
+    done : mapping of str to WrittenChunk
+        Chunks that are there already, by their files' paths below `root`.
+    make_directory : callable
+        Makes the directory of an array.
     """
 
-    crc32c: int
-    nan: int | None
-    inf: int | None
-    nbytes: int
-
-
-class ChunkPipeline:
-    """Writes chunks in the background. `close` waits for what is under way."""
-
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        root: Path,
+        commits: Commits,
+        done: Mapping[str, WrittenChunk],
+        make_directory: Callable[[Path], None],
+    ) -> None:
+        self._root = root
+        self._commits = commits
+        self._done = done
+        self._make_directory = make_directory
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="wvindex-write")
-        self._slots = Semaphore(TILES)
-        self._free: deque[NDArray[np.uint8]] = deque()
+        self._memory = _Memory()
 
     def write(
-        self, directory: Path, grid: ChunkGrid, rows: RowReader, workspace: int
+        self, path: str, grid: ChunkGrid, rows: RowReader, workspace: int
     ) -> list[Future[WrittenChunk]]:
         """Read an array's rows tile by tile and hand its chunks to the writers.
 
-        Returns once all is read; the chunks may still be on their way.
+        Returns once all is read; the chunks may still be on their way. What a tile holds depends on the
+        array alone, never on the memory or on what is already there: results of a matrix product may differ
+        in their last bits with its size.
 
         Parameters
         ----------
-        directory : Path
-            Of the array.
+        path : str
+            Of the array, below the root.
         grid : ChunkGrid
         rows : RowReader
             Gives the encoded rows. An attribute ``preferred_tile_bytes`` says how many bytes it likes to
             give at once.
         workspace : int
-            Bytes that all tiles together may hold; each holds a chunk at least.
+            Bytes that tiles together may hold; a tile is held whatever its size.
 
         Returns
         -------
         list of Future of WrittenChunk
             By chunk index.
         """
+        self._make_directory(self._root / path)
+        names = [f"{path}/{grid.name(index)}" for index in range(grid.n_chunks)]
+        missing = [not self._is_done(name, grid, index) for index, name in enumerate(names)]
         futures: list[Future[WrittenChunk]] = []
-        step = _chunks_per_tile(grid, rows, workspace // TILES)
+        step = chunks_per_tile(grid, rows)
         for first in range(0, grid.n_chunks, step):
-            futures += self._write_tile(directory, grid, rows, range(first, min(first + step, grid.n_chunks)))
+            indices = range(first, min(first + step, grid.n_chunks))
+            if any(missing[index] for index in indices):
+                futures += self._write_tile(grid, rows, indices, names, missing, workspace)
+            else:
+                futures += [_finished(self._done[names[index]]) for index in indices]
         return futures
 
     def close(self) -> None:
         """Wait for the writers; what has not begun is dropped."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
+    def _is_done(self, name: str, grid: ChunkGrid, index: int) -> bool:
+        if name not in self._done:
+            return False
+        file = self._root / name
+        if file.is_file() and file.stat().st_size == grid.chunk_nbytes(index):
+            return True
+        raise StoreError(
+            "the interrupted build that stands here has been changed; restart, or remove it",
+            file=file,
+            expected=f"{grid.chunk_nbytes(index)} bytes",
+            found=f"{file.stat().st_size} bytes" if file.is_file() else "nothing",
+        )
+
     def _write_tile(
-        self, directory: Path, grid: ChunkGrid, rows: RowReader, indices: range
+        self,
+        grid: ChunkGrid,
+        rows: RowReader,
+        indices: range,
+        names: Sequence[str],
+        missing: Sequence[bool],
+        workspace: int,
     ) -> list[Future[WrittenChunk]]:
         row_bytes = grid.spec.row_bytes
         start, stop = grid.row_range(indices[0])[0], grid.row_range(indices[-1])[1]
-        tile = _Tile(self._take((stop - start) * row_bytes), len(indices), self._give_back)
+        tile = _Tile(self._memory, (stop - start) * row_bytes, workspace, sum(missing[i] for i in indices))
         try:
-            raw = tile.buffer[: (stop - start) * row_bytes]
-            rows.read_rows(start, stop, raw.data)
+            rows.read_rows(start, stop, tile.raw.data)
             scales = [_scales(grid, rows, index) for index in indices]
         except BaseException:
-            self._give_back(tile.buffer)
+            tile.release()
             raise
         futures = []
         for index, chunk_scales in zip(indices, scales, strict=True):
+            if not missing[index]:
+                futures.append(_finished(self._done[names[index]]))
+                continue
             a, b = grid.row_range(index)
-            part = raw[(a - start) * row_bytes : (b - start) * row_bytes]
-            future = self._pool.submit(_write_chunk, directory, grid, index, part, chunk_scales)
+            part = tile.raw[(a - start) * row_bytes : (b - start) * row_bytes]
+            future = self._pool.submit(self._write_chunk, names[index], grid, index, part, chunk_scales)
             future.add_done_callback(tile.chunk_done)
             futures.append(future)
         return futures
 
-    def _take(self, nbytes: int) -> NDArray[np.uint8]:
-        """Give a buffer of at least `nbytes`, waiting until one may be had."""
-        self._slots.acquire()
-        buffer = self._free.popleft() if self._free else np.empty(0, np.uint8)
-        return buffer if buffer.size >= nbytes else np.empty(nbytes, np.uint8)
+    def _write_chunk(
+        self, name: str, grid: ChunkGrid, index: int, raw: NDArray[np.uint8], scales: NDArray[np.uint8]
+    ) -> WrittenChunk:
+        """Write one chunk: its rows, its scales, its padding."""
+        parts: Sequence[Buffer] = [raw.data, scales.data, bytes(grid.padding_nbytes(index))]
+        write_file(self._root / name, parts)
+        nan, inf = _count(grid, raw, scales)
+        chunk = WrittenChunk(crc32c(parts), nan, inf)
+        self._commits.add(name, raw.nbytes + scales.nbytes, chunk)
+        return chunk
 
-    def _give_back(self, buffer: NDArray[np.uint8]) -> None:
-        self._free.append(buffer)
-        self._slots.release()
+
+def chunks_per_tile(grid: ChunkGrid, rows: RowReader) -> int:
+    """Give how many chunks are read at once: as many as the reader prefers, one at least."""
+    chunk_bytes = max(grid.rows * grid.spec.row_bytes, 1)
+    preferred = int(getattr(rows, "preferred_tile_bytes", chunk_bytes))
+    return max(preferred // chunk_bytes, 1)
+
+
+def _finished(chunk: WrittenChunk) -> Future[WrittenChunk]:
+    future: Future[WrittenChunk] = Future()
+    future.set_result(chunk)
+    return future
+
+
+class _Memory:
+    """Buffers for tiles, lent within bounds, and used again: fresh memory costs as much as reading a file."""
+
+    def __init__(self) -> None:
+        self._free: list[NDArray[np.uint8]] = []
+        self._lent: list[int] = []
+        self._changed = Condition()
+
+    def take(self, nbytes: int, bound: int) -> NDArray[np.uint8]:
+        """Give at least `nbytes`, waiting until all that is lent stays within `bound`, or nothing is lent."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._fits(nbytes, bound))
+            fitting = [buffer for buffer in self._free if nbytes <= buffer.size <= 2 * nbytes]
+            if fitting:
+                buffer = min(fitting, key=len)
+                self._free = [other for other in self._free if other is not buffer]
+            else:
+                self._free.clear()
+                buffer = np.empty(nbytes, np.uint8)
+            self._lent.append(buffer.size)
+            return buffer
+
+    def give_back(self, buffer: NDArray[np.uint8]) -> None:
+        """Take a buffer back."""
+        with self._changed:
+            self._lent.remove(buffer.size)
+            self._free.append(buffer)
+            self._changed.notify()
+
+    def _fits(self, nbytes: int, bound: int) -> bool:
+        return not self._lent or (len(self._lent) < TILES and sum(self._lent) + nbytes <= bound)
 
 
 class _Tile:
     """A buffer, and how many chunks of it are still to be written; the last one gives it back."""
 
-    def __init__(
-        self, buffer: NDArray[np.uint8], chunks: int, give_back: Callable[[NDArray[np.uint8]], None]
-    ) -> None:
-        self.buffer = buffer
+    def __init__(self, memory: _Memory, nbytes: int, bound: int, chunks: int) -> None:
+        self._memory = memory
+        self._buffer = memory.take(nbytes, bound)
         self._left = chunks
-        self._give_back = give_back
         self._lock = Lock()
+        self.raw = self._buffer[:nbytes]
 
     def chunk_done(self, _: Future[WrittenChunk]) -> None:
+        """Count one chunk as written, or as given up."""
         with self._lock:
             self._left -= 1
             last = not self._left
         if last:
-            self._give_back(self.buffer)
+            self.release()
+
+    def release(self) -> None:
+        """Give the buffer back."""
+        self._memory.give_back(self._buffer)
 
 
 def _scales(grid: ChunkGrid, rows: RowReader, index: int) -> NDArray[np.uint8]:
@@ -145,16 +227,6 @@ def _scales(grid: ChunkGrid, rows: RowReader, index: int) -> NDArray[np.uint8]:
     if scales.size:
         rows.read_scales(*grid.scale_range(index), scales.data)
     return scales
-
-
-def _write_chunk(
-    directory: Path, grid: ChunkGrid, index: int, raw: NDArray[np.uint8], scales: NDArray[np.uint8]
-) -> WrittenChunk:
-    """Write and sync one chunk: its rows, its scales, its padding."""
-    parts: Sequence[Buffer] = [raw.data, scales.data, bytes(grid.padding_nbytes(index))]
-    write_file(directory / grid.name(index), parts, fsync=True)
-    nan, inf = _count(grid, raw, scales)
-    return WrittenChunk(crc32c(parts), nan, inf, raw.nbytes + scales.nbytes)
 
 
 def _count(
@@ -168,10 +240,3 @@ def _count(
         return count_nonfinite(raw.reshape(-1, spec.row_bytes), spec.encoding, scales)
     except UndecodableType:
         return None, None
-
-
-def _chunks_per_tile(grid: ChunkGrid, rows: RowReader, tile_bytes: int) -> int:
-    """Choose how many chunks are read at once: what the reader prefers, if the workspace allows."""
-    chunk_bytes = max(grid.rows * grid.spec.row_bytes, 1)
-    preferred = int(getattr(rows, "preferred_tile_bytes", chunk_bytes))
-    return max(min(preferred, tile_bytes) // chunk_bytes, 1)

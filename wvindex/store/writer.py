@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Self
 
-from wvindex.errors import CatalogError, StoreError, TargetExists, UnsafePath
+from wvindex.errors import CatalogError, SourceError, StoreError, TargetExists, UnsafePath
 from wvindex.formats.arrays import ArraySpec, Link, RowReader
 from wvindex.sources.base import TokenizerData
 from wvindex.store.catalog import EXTRA_FILE, ArrayEntry, Catalog
-from wvindex.store.checksum import Buffer
-from wvindex.store.durable import BuildLock, aside_of, empty_directory, publish, remove_file, write_file
+from wvindex.store.checksum import Buffer, crc32c
+from wvindex.store.commits import Commits
+from wvindex.store.durable import fsync_paths, make_directory, write_file
+from wvindex.store.journal import WrittenChunk
 from wvindex.store.layout import TARGET_CHUNK_BYTES, ChunkGrid, array_path, chunk_rows
+from wvindex.store.lock import BuildLock
 from wvindex.store.metadata import (
     CATALOG_JSON,
     FORMAT,
@@ -27,19 +31,39 @@ from wvindex.store.metadata import (
     dumps,
     group_metadata,
 )
-from wvindex.store.pipeline import ChunkPipeline, WrittenChunk
+from wvindex.store.pipeline import ChunkPipeline
 from wvindex.store.reader import GGUF_TOKENIZER, is_store
+from wvindex.store.staging import Staging
 
-BUILDING_JSON: Final = "building.json"
-"""Stands in a directory from which a store is being built, and in no finished store."""
+
+def require_target(path: Path, *, overwrite: bool) -> None:
+    """Refuse a path where no store can be built, before anything is read.
+
+    Raises
+    ------
+    StoreError
+        If its directory is missing, or may not be written to.
+    TargetExists
+        If it is taken and may not be replaced. Nothing but a store is ever replaced.
+    """
+    if not path.parent.is_dir():
+        raise StoreError("the directory to build in does not exist", file=path.parent)
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise StoreError("the directory to build in may not be written to", file=path.parent)
+    if not os.path.lexists(path):
+        return
+    if not overwrite:
+        raise TargetExists("the output path is taken", file=path)
+    if path.is_symlink() or not is_store(path):
+        raise TargetExists("only a wvindex store is ever replaced", file=path)
 
 
 class StoreWriter:
     """Writes one store; a context manager.
 
-    Everything is written below ``<path>.building/``, under an exclusive lock. `finish` publishes it; leaving
-    the context without, or by an exception, removes it. What a killed build left there is removed by
-    the next.
+    Everything is written in ``<path>.building/``, under an exclusive lock. `finish` publishes it. Leaving the
+    context by an exception keeps what was written, for the next build of the same `identity` to go on with,
+    except where the source is at fault; leaving it without `finish` removes it.
 
     Parameters
     ----------
@@ -49,6 +73,11 @@ class StoreWriter:
         Replace a store that stands there. Nothing but a store is ever replaced.
     chunk_bytes : int
         About how large chunks shall be.
+    identity : mapping, optional
+        JSON values that tell this build from others, ``sources`` among them. Without, nothing that an
+        interrupted build left is used.
+    restart : bool
+        Discard what an interrupted build left, whatever it was of.
     """
 
     def __init__(
@@ -57,19 +86,29 @@ class StoreWriter:
         *,
         overwrite: bool = False,
         chunk_bytes: int = TARGET_CHUNK_BYTES,
+        identity: Mapping[str, Any] | None = None,
+        restart: bool = False,
     ) -> None:
         self.path = Path(path).absolute()
-        self.staging = self.path.parent / f"{self.path.name}.building"
+        self._staging = Staging(self.path)
         self._overwrite = overwrite
         self._chunk_bytes = chunk_bytes
-        self._lock = BuildLock(self.staging)
-        self._pipeline = ChunkPipeline()
+        self._identity = identity
+        self._restart = restart
+        self._lock = BuildLock(self._staging.path)
         self._paths: set[str] = set()
-        self._files: set[str] = set()
+        self._sums: dict[str, int] = {}
+        self._unsynced: list[Path] = []
+        self._make_directory = cache(make_directory)
         self._published = False
 
+    @property
+    def root(self) -> Path:
+        """Where the store stands until it is published."""
+        return self._staging.store
+
     def __enter__(self) -> Self:
-        """Take the lock and start with an empty directory.
+        """Take the lock, and go on with what an interrupted build left, or start.
 
         Raises
         ------
@@ -77,25 +116,43 @@ class StoreWriter:
             If `path` is taken and may not be replaced, or the building directory is not a build's.
         BuildLocked
             If another process is building this store.
+        SourceChanged, UsageError
+            If an interrupted build of another identity stands there.
         """
-        self._require_target()
+        require_target(self.path, overwrite=self._overwrite)
         self._lock.acquire()
         try:
-            self._empty_staging()
-            write_file(self.staging / BUILDING_JSON, [dumps({"wvindex": {"format": FORMAT}})])
+            self._staging.recover()
+            require_target(self.path, overwrite=self._overwrite)
+            journal = self._staging.begin(self._identity, restart=self._restart)
         except BaseException:
             self._lock.release()
             raise
+        self._journaled = journal.chunks
+        self._commits = Commits(self.root, journal)
+        self._pipeline = ChunkPipeline(self.root, self._commits, self._journaled, self._make_directory)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the lock back; remove what `finish` did not publish."""
+        """Give the lock back; keep what was written, if it can be gone on with."""
         self._pipeline.close()
+        keep = error is not None and self._identity is not None and not isinstance(error, SourceError)
+        with suppress(StoreError):
+            if keep:
+                self._commits.flush()
+        self._commits.close()
         if not self._published:
-            shutil.rmtree(self.staging, ignore_errors=True)
+            with suppress(StoreError):
+                if not keep or not self._staging.holds_chunks():
+                    self._staging.discard()
         self._lock.release()
+
+    def nbytes_there(self) -> int:
+        """Give the bytes of the chunks that an interrupted build had written."""
+        files = (self.root / name for name in self._journaled)
+        return sum(file.stat().st_size for file in files if file.is_file())
 
     def write_array(
         self,
@@ -137,8 +194,8 @@ class StoreWriter:
         """
         path = self._claim(spec)
         grid = ChunkGrid(spec, chunk_rows(spec, self._chunk_bytes))
-        chunks = self._pipeline.write(self.staging / path, grid, rows, workspace)
-        return PendingArray(self.staging / path, path, grid, chunks)
+        chunks = self._pipeline.write(path, grid, rows, workspace)
+        return PendingArray(path, grid, chunks, self._write)
 
     def link_array(self, spec: ArraySpec, link: Link) -> ArrayEntry:
         """Take in an array whose bytes stay where they are; nothing of it is written.
@@ -177,8 +234,8 @@ class StoreWriter:
             raise UnsafePath(
                 "not a file that a store keeps", file=self.path, expected="tokenizer/<name>", found=relative
             )
-        write_file(self.staging / relative, [data])
-        self._files.add(relative)
+        self._write(relative, data)
+        self._sums[relative] = crc32c([data])
 
     def add_tokenizer(self, data: TokenizerData) -> None:
         """Keep a tokenizer as it was found; `wvindex.store.reader.read_tokenizer` gives it back."""
@@ -205,15 +262,26 @@ class StoreWriter:
                 field="arrays",
                 found=sorted(listed ^ self._paths),
             )
-        attributes = {"wvindex": {"format": FORMAT, "generator": catalog.generator}}
-        write_file(self.staging / ZARR_JSON, [dumps(group_metadata(attributes))])
+        complete = replace(catalog, files=tuple(sorted(self._sums)))
+        document = dumps(complete.to_json(), indent=None)
+        sums = {CATALOG_JSON: crc32c([document]), **dict(sorted(self._sums.items()))}
+        about = {"format": FORMAT, "generator": catalog.generator, "files": sums}
+        self._write(ZARR_JSON, dumps(group_metadata({"wvindex": about})))
         for group in sorted(_groups(self._paths)):
-            write_file(self.staging / group / ZARR_JSON, [dumps(group_metadata({}))])
-        complete = replace(catalog, files=tuple(sorted(self._files)))
-        write_file(self.staging / CATALOG_JSON, [dumps(complete.to_json(), indent=None)])
-        remove_file(self.staging / BUILDING_JSON)
-        publish(self.staging, self.path)
+            self._write(f"{group}/{ZARR_JSON}", dumps(group_metadata({})))
+        self._write(CATALOG_JSON, document)
+        self._commits.flush()
+        fsync_paths(self._unsynced)
+        fsync_paths(Path(directory) for directory, _, _ in os.walk(self.root))
+        self._staging.publish()
         self._published = True
+
+    def _write(self, relative: str, data: Buffer) -> None:
+        """Write a file that is no chunk; `finish` syncs it."""
+        path = self.root / relative
+        self._make_directory(path.parent)
+        write_file(path, [data])
+        self._unsynced.append(path)
 
     def _claim(self, spec: ArraySpec) -> str:
         """Give the path of an array that is not there yet."""
@@ -223,40 +291,21 @@ class StoreWriter:
         self._paths.add(path)
         return path
 
-    def _require_target(self) -> None:
-        if not self.path.parent.is_dir():
-            raise StoreError("the directory to build in does not exist", file=self.path.parent)
-        aside = aside_of(self.path)
-        if os.path.lexists(aside):
-            raise TargetExists(
-                "an overwrite was interrupted: this is the old store, to be moved back or removed",
-                file=aside,
-            )
-        if not os.path.lexists(self.path):
-            return
-        if not self._overwrite:
-            raise TargetExists("the output path is taken", file=self.path)
-        if self.path.is_symlink() or not is_store(self.path):
-            raise TargetExists("only a wvindex store is ever replaced", file=self.path)
-
-    def _empty_staging(self) -> None:
-        """Remove what a killed build left; refuse what no build made."""
-        ours = (self.staging / BUILDING_JSON).is_file() or is_store(self.staging)
-        if not ours and any(self.staging.iterdir()):
-            raise TargetExists("the directory to build in holds something else", file=self.staging)
-        empty_directory(self.staging)
-
 
 class PendingArray:
     """An array whose chunks are on their way to the disk."""
 
     def __init__(
-        self, directory: Path, path: str, grid: ChunkGrid, chunks: Sequence[Future[WrittenChunk]]
+        self,
+        path: str,
+        grid: ChunkGrid,
+        chunks: Sequence[Future[WrittenChunk]],
+        write: Callable[[str, Buffer], None],
     ) -> None:
-        self._directory = directory
         self._path = path
         self._grid = grid
         self._chunks = chunks
+        self._write = write
 
     def finish(self, on_bytes: Callable[[int], None] | None = None) -> ArrayEntry:
         """Wait for the chunks, write the array's metadata after them, and give its entry for the catalog.
@@ -266,13 +315,12 @@ class PendingArray:
         StoreError
             If the system refused a chunk.
         """
-        written = []
-        for chunk in self._chunks:
+        grid, spec, written = self._grid, self._grid.spec, []
+        for index, chunk in enumerate(self._chunks):
             written.append(chunk.result())
             if on_bytes is not None:
-                on_bytes(written[-1].nbytes)
-        spec = self._grid.spec
-        write_file(self._directory / ZARR_JSON, [dumps(array_metadata(spec, self._grid))])
+                on_bytes(grid.row_nbytes(index) + grid.scale_nbytes(index))
+        self._write(f"{self._path}/{ZARR_JSON}", dumps(array_metadata(spec, grid)))
         return ArrayEntry(
             spec=spec,
             path=self._path,

@@ -14,7 +14,7 @@ from wvindex.formats.kernels import parallel
 from wvindex.store.catalog import Catalog
 from wvindex.store.objects import Objects
 from wvindex.store.remote import open_objects
-from wvindex.store.writer import BUILDING_JSON
+from wvindex.store.staging import BUILDING_JSON, staging_of
 from wvindex.verifying.chunks import ChunkCheck, ChunkTotals
 from wvindex.verifying.documents import check_documents, check_root, unfinished
 from wvindex.verifying.ledger import check_ledger, check_linked_files
@@ -79,7 +79,7 @@ def _open(path: str | os.PathLike[str] | zarr.abc.store.Store) -> Objects:
         return open_objects(path)
     except NotAStore as error:
         if isinstance(path, str | os.PathLike):
-            staging = Path(f"{os.fspath(path).rstrip('/')}.building")
+            staging = staging_of(Path(path))
             if (staging / BUILDING_JSON).is_file():
                 raise unfinished(staging) from error
         raise

@@ -29,7 +29,7 @@ from wvindex.store.metadata import (
     group_metadata,
 )
 from wvindex.store.objects import Objects
-from wvindex.store.writer import BUILDING_JSON
+from wvindex.store.staging import BUILDING_JSON
 from wvindex.verifying.report import Findings, shown
 
 _NOTHING: Final = "nothing"

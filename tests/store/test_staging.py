@@ -1,0 +1,237 @@
+"""What stands in ``<store>.building/`` is gone on with, put back, cleared or refused; never mixed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.arrays import MemoryArray, catalog_of, memory_array, write_store
+from wvindex.errors import SourceChanged, StoreError, TargetExists, UsageError
+from wvindex.store import staging as staging_module
+from wvindex.store.catalog import ArrayEntry
+from wvindex.store.durable import exchange
+from wvindex.store.reader import open_catalog
+from wvindex.store.writer import StoreWriter
+
+IDENTITY = {"sources": [{"name": "a.gguf", "size": 1}], "options": {"mla": "absorb"}}
+OURS = memory_array("model.layers.0.a.weight", (20, 64), "F32", seed=1)
+MORE = memory_array("lm_head.weight", (20, 256), "Q4_K", seed=2)
+
+
+class Stop(Exception):
+    """An interruption."""
+
+
+class Counted:
+    """An array that counts how often it is read."""
+
+    def __init__(self, array: MemoryArray) -> None:
+        self.array = array
+        self.reads = 0
+
+    def read_rows(
+        self, start: int, stop: int, out: memoryview, *, span: tuple[int, int] | None = None
+    ) -> None:
+        self.reads += 1
+        self.array.read_rows(start, stop, out, span=span)
+
+    def read_scales(self, start: int, stop: int, out: memoryview) -> None:
+        self.array.read_scales(start, stop, out)
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
+    }
+
+
+def build(path: Path, *arrays: MemoryArray, stop: bool = False, **options: Any) -> list[int]:
+    """Write arrays in chunks of four rows; give how often each was read."""
+    counted = [Counted(array) for array in arrays]
+    entries: dict[str, ArrayEntry] = {}
+    with StoreWriter(path, chunk_bytes=4 * 256, **{"identity": IDENTITY, **options}) as writer:
+        for rows in counted:
+            spec = rows.array.spec
+            entries[spec.key] = writer.write_array(spec, rows, workspace=1 << 20)
+        if stop:
+            raise Stop
+        writer.finish(catalog_of(entries))
+    return [rows.reads for rows in counted]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A path where a build was interrupted once `OURS` was written."""
+    with pytest.raises(Stop):
+        build(tmp_path / "a.zarr", OURS, stop=True)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.zarr.building"]
+    return tmp_path / "a.zarr"
+
+
+@pytest.fixture
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    path = tmp_path_factory.mktemp("unbroken") / "a.zarr"
+    build(path, OURS, MORE)
+    return tree(path)
+
+
+def test_an_interrupted_build_is_gone_on_with(path: Path, unbroken: dict[str, bytes]) -> None:
+    assert build(path, OURS, MORE) == [0, 4]
+    assert tree(path) == unbroken
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.zarr"]
+
+
+def test_restart_writes_everything_again(path: Path, unbroken: dict[str, bytes]) -> None:
+    assert build(path, OURS, MORE, restart=True) == [5, 4]
+    assert tree(path) == unbroken
+
+
+def test_a_build_without_identity_writes_everything_again(path: Path, unbroken: dict[str, bytes]) -> None:
+    assert build(path, OURS, MORE, identity=None) == [5, 4]
+    assert tree(path) == unbroken
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"sources": [{"name": "a.gguf", "size": 2}]}, SourceChanged),
+        ({"options": {"mla": "keep"}}, UsageError),
+        ({"generator": "wvindex 9"}, UsageError),
+    ],
+)
+def test_another_build_is_refused_and_leaves_what_is_there(
+    path: Path, change: dict[str, Any], error: type[Exception], unbroken: dict[str, bytes]
+) -> None:
+    before = tree(path.parent)
+    with pytest.raises(error, match=next(iter(change))):
+        build(path, OURS, identity=IDENTITY | change)
+    assert tree(path.parent) == before
+    build(path, OURS, MORE)
+    assert tree(path) == unbroken
+
+
+def test_files_that_are_not_journaled_are_removed(path: Path, unbroken: dict[str, bytes]) -> None:
+    store = path.with_name("a.zarr.building") / "store"
+    (store / "lm_head.weight").mkdir()
+    (store / "lm_head.weight" / "c.0.0").write_bytes(b"half a chunk")
+    (store / "catalog.json").write_text("{")
+    (store / "stray").symlink_to(path.parent)
+    build(path, OURS, MORE)
+    assert tree(path) == unbroken
+    assert path.parent.is_dir()
+
+
+@pytest.mark.parametrize("damage", ["missing", "short"])
+def test_a_journaled_chunk_that_was_tampered_with_is_named(path: Path, damage: str) -> None:
+    chunk = path.with_name("a.zarr.building") / "store" / "layers" / "0" / "a.weight" / "c.2.0"
+    if damage == "missing":
+        chunk.unlink()
+    else:
+        chunk.write_bytes(chunk.read_bytes()[:-1])
+    with pytest.raises(StoreError, match=r"c\.2\.0.*1024 bytes"):
+        build(path, OURS, MORE)
+
+
+@pytest.mark.parametrize("name", ["building.json", "journal"])
+@pytest.mark.parametrize("content", [b"", b"{", b"null\n"])
+def test_a_torn_identity_or_journal_starts_anew(
+    path: Path, name: str, content: bytes, unbroken: dict[str, bytes]
+) -> None:
+    (path.with_name("a.zarr.building") / name).write_bytes(content)
+    assert build(path, OURS, MORE) == [5, 4]
+    assert tree(path) == unbroken
+
+
+class TestOverwriting:
+    """The old store stands until the new one does."""
+
+    def old(self, path: Path) -> dict[str, bytes]:
+        write_store(
+            path, [memory_array("model.layers.0.a.weight", (20, 64), "F32", seed=9)], chunk_bytes=1024
+        )
+        return tree(path)
+
+    @pytest.mark.parametrize("can_exchange", [True, False])
+    def test_the_new_store_takes_the_old_ones_place(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        can_exchange: bool,
+        unbroken: dict[str, bytes],
+    ) -> None:
+        if not can_exchange:
+            monkeypatch.setattr(staging_module, "exchange", lambda *_: False)
+        self.old(tmp_path / "a.zarr")
+        build(tmp_path / "a.zarr", OURS, MORE, overwrite=True)
+        assert tree(tmp_path / "a.zarr") == unbroken
+        assert [entry.name for entry in tmp_path.iterdir()] == ["a.zarr"]
+
+    def test_an_interruption_behind_the_exchange_never_mixes_the_stores(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: dict[str, bytes]
+    ) -> None:
+        """The old store then stands where the journal says that the new one's chunks are."""
+        path = tmp_path / "a.zarr"
+        self.old(path)
+
+        def stop(_: object) -> None:
+            raise Stop
+
+        with monkeypatch.context() as patch:
+            patch.setattr(staging_module.Staging, "discard", stop)
+            with pytest.raises(Stop):
+                build(path, OURS, MORE, overwrite=True)
+        assert tree(path) == unbroken
+        assert (tmp_path / "a.zarr.building" / "store" / "catalog.json").is_file()
+        assert build(path, OURS, MORE, overwrite=True) == [5, 4]
+        assert tree(path) == unbroken
+        assert [entry.name for entry in tmp_path.iterdir()] == ["a.zarr"]
+
+    def test_an_interruption_between_two_renames_brings_the_old_store_back(
+        self, tmp_path: Path, unbroken: dict[str, bytes]
+    ) -> None:
+        path = tmp_path / "a.zarr"
+        old = self.old(path)
+        with pytest.raises(Stop):
+            build(path, OURS, MORE, stop=True, overwrite=True)
+        path.rename(tmp_path / "a.zarr.building" / "replaced")
+        with pytest.raises(TargetExists, match="taken"):
+            build(path, OURS, MORE)
+        assert tree(path) == old
+        assert build(path, OURS, MORE, overwrite=True) == [0, 0]
+        assert tree(path) == unbroken
+
+    def test_a_refused_rename_brings_the_old_store_back(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "a.zarr"
+        old = self.old(path)
+        rename = Path.rename
+
+        def fail(one: Path, other: Path) -> Path:
+            if one.name == "store":
+                raise OSError(5, "Input/output error")
+            return rename(one, other)
+
+        monkeypatch.setattr(staging_module, "exchange", lambda *_: False)
+        monkeypatch.setattr(Path, "rename", fail)
+        with pytest.raises(StoreError, match="Input/output"):
+            build(path, OURS, MORE, overwrite=True)
+        assert tree(path) == old
+
+
+def test_directories_are_exchanged_at_once(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "name").write_text(name)
+    assert exchange(tmp_path / "a", tmp_path / "b") == hasattr(os, "fork")
+    assert (tmp_path / "a" / "name").read_text() == "b"
+    assert (tmp_path / "b" / "name").read_text() == "a"
+
+
+def test_a_finished_store_has_nothing_of_its_build(path: Path) -> None:
+    build(path, OURS, MORE)
+    assert set(open_catalog(path).arrays) == {OURS.spec.key, MORE.spec.key}
+    assert not any("journal" in name or "building" in name for name in tree(path))
