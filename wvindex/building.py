@@ -23,6 +23,7 @@ from wvindex.sources.unchanged import hash_files, require_unchanged
 from wvindex.store.catalog import ArrayEntry, Catalog
 from wvindex.store.layout import array_path
 from wvindex.store.links import LinkedFiles, link_paths
+from wvindex.store.staging import SOURCE_HASHES, SOURCES
 from wvindex.store.writer import PendingArray, StoreWriter, require_target
 from wvindex.transform.links import FileRange, byte_ranges
 from wvindex.transform.plan import Operation, Plan, Refusal, plan_source, require_representable
@@ -167,7 +168,7 @@ def build(
     budget = parse_size(max_memory)
     if link and strict_finite:
         raise UsageError("what is linked is not read, so it cannot be found finite", field="strict_finite")
-    target = Path(out) if out is not None else Path(f"{_stem(Path(source))}.zarr")
+    target = output_path(source, out)
     require_target(target.absolute(), overwrite=overwrite)
     with open_source(Path(source)) as opened:
         planned = _plan(opened, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
@@ -179,9 +180,8 @@ def build(
         identity = _identity(opened, planned, linker, hashes)
         with StoreWriter(target, overwrite=overwrite, identity=identity, restart=restart) as writer:
             _require_space(planned, writer, links)
-            arrays = _write_arrays(planned, writer, links, budget, progress)
-            if strict_finite:
-                _require_finite(arrays, opened)
+            check = partial(_require_finite, opened) if strict_finite else None
+            arrays = _write_arrays(planned, writer, links, budget, progress, check)
             require_unchanged(opened)
             if hashes is not None:
                 _require_same_hashes(opened, hashes)
@@ -198,10 +198,10 @@ def _identity(
         digest.update(repr(operation.spec).encode())
     return {
         "generator": _GENERATOR,
-        "sources": [asdict(known) for known in source.fingerprint()],
+        SOURCES: [asdict(known) for known in source.fingerprint()],
         "options": _options(planned, linker),
         "plan_sha256": digest.hexdigest(),
-        "source_sha256": hashes,
+        SOURCE_HASHES: hashes,
     }
 
 
@@ -222,17 +222,16 @@ def _require_space(planned: Plan, writer: StoreWriter, links: Mapping[str, Link]
         )
 
 
-def _require_finite(arrays: Mapping[str, ArrayEntry], source: Source) -> None:
-    for key, entry in arrays.items():
-        if entry.nan != 0 or entry.inf != 0:
-            known = entry.nan is not None
-            raise NonFiniteWeights(
-                "weights are not finite" if known else "whether these weights are finite is not known",
-                file=source.path,
-                tensor=", ".join(entry.spec.sources) or key,
-                expected="finite values alone",
-                found=f"{entry.nan} NaN, {entry.inf} infinite" if known else entry.spec.encoding.name,
-            )
+def _require_finite(source: Source, entry: ArrayEntry) -> None:
+    if entry.nan != 0 or entry.inf != 0:
+        known = entry.nan is not None
+        raise NonFiniteWeights(
+            "weights are not finite" if known else "whether these weights are finite is not known",
+            file=source.path,
+            tensor=", ".join(entry.spec.sources) or entry.spec.key,
+            expected="finite values alone",
+            found=f"{entry.nan} NaN, {entry.inf} infinite" if known else entry.spec.encoding.name,
+        )
 
 
 def _require_same_hashes(source: Source, hashes: Mapping[str, str]) -> None:
@@ -296,6 +295,7 @@ def _write_arrays(
     links: Mapping[str, Link],
     budget: int,
     progress: Callable[[Progress], None] | None,
+    check: Callable[[ArrayEntry], None] | None,
 ) -> dict[str, ArrayEntry]:
     arrays: dict[str, ArrayEntry] = {}
     pending: deque[tuple[str, PendingArray]] = deque()
@@ -310,6 +310,8 @@ def _write_arrays(
     def finish_oldest() -> None:
         key, array = pending.popleft()
         arrays[key] = array.finish(partial(report, key))
+        if check is not None:
+            check(arrays[key])
 
     for operation in planned.operations:
         spec, rows = operation.spec, operation.rows
@@ -367,6 +369,11 @@ def _require_memory(planned: Plan, budget: int) -> None:
             expected=f"at least {format_size(least)}",
             found=format_size(budget),
         )
+
+
+def output_path(source: str | os.PathLike[str], out: str | os.PathLike[str] | None) -> Path:
+    """Give where `build` puts the store; nothing is read."""
+    return Path(out) if out is not None else Path(f"{_stem(Path(source))}.zarr")
 
 
 def _stem(source: Path) -> str:
