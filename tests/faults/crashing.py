@@ -1,7 +1,7 @@
 """Kills a build at each operation in turn, and has another go on.
 
-``python -m tests.faults.crashing SCENARIO DIRECTORY`` prints a JSON document of what became of each crash. It is a
-process of its own because it forks: nothing else runs in it.
+``python -m tests.faults.crashing SCENARIO DIRECTORY`` prints a JSON document of what became of each crash. It
+is a process of its own because it forks: nothing else runs in it.
 """
 
 from __future__ import annotations

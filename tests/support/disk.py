@@ -1,7 +1,7 @@
 """A disk between a build and the real one: it counts, refuses, records, or ends the process.
 
-What `wvindex.store.durable` does to a disk it does through a handful of functions of `os`, and the exchange of
-two directories. They are replaced, for all threads, while a `Disk` is entered; what is not below its root
+What `wvindex.store.durable` does to a disk it does through a handful of functions of `os`, and the exchange
+of two directories. They are replaced, for all threads, while a `Disk` is entered; what is not below its root
 passes.
 """
 
@@ -29,8 +29,8 @@ class Operation:
     Attributes
     ----------
     kind : str
-        ``create``, ``open`` (a file that is there), ``write``, ``fsync``, ``truncate``, ``mkdir``, ``rename``,
-        ``exchange``, ``unlink`` or ``rmdir``.
+        ``create``, ``open`` (a file that is there), ``write``, ``fsync``, ``truncate``, ``mkdir``,
+        ``rename``, ``exchange``, ``unlink`` or ``rmdir``.
     path : str
         Of what it is done to.
     other : str
@@ -52,7 +52,7 @@ Hook = Callable[[int, Operation], None]
 
 
 class Disk:
-    """Sees each operation below `root`, one at a time; a context manager.
+    """Sees each operation on and below `root`, one at a time; a context manager.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class Disk:
 
     def __init__(self, root: Path, before: Hook | None = None, after: Hook | None = None) -> None:
         self.seen: list[Operation] = []
-        self._root = f"{root}{os.sep}"
+        self._root = root
         self._before = before
         self._after = after
         self._lock = threading.RLock()
@@ -111,7 +111,7 @@ class Disk:
             return result
 
     def _is_ours(self, path: object) -> bool:
-        return isinstance(path, str | os.PathLike) and os.fspath(path).startswith(self._root)
+        return isinstance(path, str | os.PathLike) and Path(path).is_relative_to(self._root)
 
     def _open(self, real: Callable[..., int]) -> Callable[..., int]:
         def opened(path: Any, flags: int, *more: Any, **named: Any) -> int:

@@ -22,12 +22,12 @@ from tests.support.gguf_writer import write_gguf
 from tests.support.recipes import Recipe
 from tests.support.safetensors_writer import write_weights
 from wvindex import building
-from wvindex.store import commits
+from wvindex.store import commits, durable
 from wvindex.store.checksum import crc32c
 from wvindex.store.writer import StoreWriter
 
-GROUP_FILES: Final = 3
-GROUP_BYTES: Final = 24 << 10
+GROUP_FILES: Final = 5
+GROUP_BYTES: Final = 32 << 10
 CHUNK_BYTES: Final = 4096
 
 _SMALL: Final = {
@@ -74,6 +74,9 @@ def small_steps() -> Iterator[None]:
         mock.patch.object(building, "StoreWriter", partial(StoreWriter, chunk_bytes=CHUNK_BYTES)),
         mock.patch.object(commits, "GROUP_FILES", GROUP_FILES),
         mock.patch.object(commits, "GROUP_BYTES", GROUP_BYTES),
+        mock.patch.object(
+            durable, "SYNCS_AT_ONCE", 2
+        ),  # starting eight threads takes longer than such a build
     ):
         yield
 
@@ -97,7 +100,7 @@ def tree(root: Path) -> dict[str, bytes | None]:
 
 def names(directory: Path) -> list[str]:
     """Give what is in a directory."""
-    return sorted(os.listdir(directory))
+    return sorted(path.name for path in directory.iterdir())
 
 
 def chunks_of(store: Path | dict[str, Any]) -> set[str]:
