@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -144,20 +144,27 @@ class StoreWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give the lock back; keep what was written, if it can be gone on with."""
-        self._pipeline.close()
-        of_use = self._identity is not None and not isinstance(error, SourceError | UnsupportedError)
+        with ExitStack() as closing:  # a second interruption ends the rest, but never keeps the lock
+            closing.callback(self._lock.release)
+            closing.callback(self._commits.close)
+            self._pipeline.close()
+            if self._identity is None or isinstance(error, SourceError | UnsupportedError):
+                error = None  # what was written is of no use to another build
+            with suppress(StoreError):
+                if error is not None:
+                    self._commits.flush()
+            self._commits.close()
+            self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
+        """Say what is kept for the build that will go on after an error, or remove everything."""
         with suppress(StoreError):
-            if error is not None and of_use:
-                self._commits.flush()
-        self._commits.close()
-        with suppress(StoreError):
-            if error is not None and of_use and self._staging.is_resumable():
+            if error is not None and self._staging.is_resumable():
                 error.add_note(
                     f"what was written is kept in {self._staging.path}; the same build goes on with it"
                 )
             elif not self._publishing:  # or who knows which of two stores the disk has under the name
                 self._staging.discard()
-        self._lock.release()
 
     def nbytes_there(self) -> int:
         """Give the bytes of the chunks that an interrupted build had written."""
