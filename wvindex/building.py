@@ -19,7 +19,7 @@ from wvindex.limits import PROCESS_BYTES
 from wvindex.sizes import format_size, parse_size
 from wvindex.sources.base import Source
 from wvindex.sources.detect import open_source
-from wvindex.sources.unchanged import hash_files, require_unchanged
+from wvindex.sources.unchanged import hash_files, require_unchanged, source_files
 from wvindex.store.catalog import ArrayEntry, Catalog
 from wvindex.store.layout import array_path
 from wvindex.store.links import LinkedFiles, link_paths
@@ -235,14 +235,15 @@ def _require_finite(source: Source, entry: ArrayEntry) -> None:
 
 
 def _require_same_hashes(source: Source, hashes: Mapping[str, str]) -> None:
-    for name, digest in hash_files(source).items():
-        if digest != hashes[name]:
+    found = hash_files(source)
+    for path, known in source_files(source):
+        if found[known.name] != hashes[known.name]:
             raise SourceChanged(
                 "a file of the checkpoint has changed while it was read",
-                file=source.path if source.path.is_file() else source.path / name,
+                file=path,
                 field="sha256",
-                expected=hashes[name],
-                found=digest,
+                expected=hashes[known.name],
+                found=found[known.name],
             )
 
 

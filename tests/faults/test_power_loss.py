@@ -19,6 +19,7 @@ from tests.support.disk import Operation, refusing
 from tests.support.interrupted import build, is_chunk, names, tree, write_latent_model, write_plain_model
 from tests.support.power import CONTENTS, Drive, Loss, Node, Tree
 from wvindex.errors import StoreError
+from wvindex.store import durable
 from wvindex.store import staging as staging_module
 
 SCENARIOS: Final = ("latent", "new", "resumed", "restart", "exchange", "renames")
@@ -102,7 +103,7 @@ def record(
     recorder = Recorder(root, forgotten)
     if scenario in {"resumed", "restart"}:
         recorder.interrupted(source, at=steps // 2)
-    exchange = staging_module.exchange if scenario != "renames" else lambda *_: False
+    exchange = durable.exchange if scenario != "renames" else lambda *_: False
     with mock.patch.object(staging_module, "exchange", exchange):
         build(
             source,
@@ -158,7 +159,7 @@ def test_a_disk_that_keeps_names_but_no_bytes_lets_the_build_go_on(
         recording.require_resumable(drive.after_loss(lambda _: True, content), tmp_memory / "root")
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_part_of_what_was_not_synced_may_survive(
     recording: Recording, tmp_memory: Path, data: st.DataObject

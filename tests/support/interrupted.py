@@ -16,8 +16,8 @@ import numpy as np
 
 import wvindex
 from tests.support import configs
-from tests.support.checkpoints import Checkpoint, made
-from tests.support.disk import Disk, Hook, Operation
+from tests.support.checkpoints import made
+from tests.support.disk import Disk, Hook
 from tests.support.gguf_writer import write_gguf
 from tests.support.recipes import Recipe
 from tests.support.safetensors_writer import write_weights
@@ -30,27 +30,31 @@ GROUP_FILES: Final = 5
 GROUP_BYTES: Final = 32 << 10
 CHUNK_BYTES: Final = 4096
 
-_SMALL: Final = {
-    "first_k_dense_replace": 0,
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "kv_lora_rank": 32,
-    "moe_intermediate_size": 32,
-    "n_group": 1,
-    "n_routed_experts": 2,
-    "num_attention_heads": 2,
-    "num_experts_per_tok": 1,
-    "num_hidden_layers": 1,
-    "num_key_value_heads": 2,
-    "q_lora_rank": 32,
-    "topk_group": 1,
-}
+SMALL_RECIPE: Final = Recipe(
+    "interrupted",
+    1,
+    configs.deepseek_v3(
+        first_k_dense_replace=0,
+        hidden_size=32,
+        intermediate_size=32,
+        kv_lora_rank=32,
+        moe_intermediate_size=32,
+        n_group=1,
+        n_routed_experts=2,
+        num_attention_heads=2,
+        num_experts_per_tok=1,
+        num_hidden_layers=1,
+        num_key_value_heads=2,
+        q_lora_rank=32,
+        topk_group=1,
+    ),
+)
+"""One layer: latent attention, and experts."""
 
 
 def write_latent_model(path: Path) -> Path:
     """Write a GGUF file of one layer: latent attention, stacked experts, matrices packed as Q8_0."""
-    model: Checkpoint = made(Recipe("interrupted", 1, configs.deepseek_v3(**_SMALL)))
-    return write_gguf(model, path, dtype="Q8_0")[0]
+    return write_gguf(made(SMALL_RECIPE), path, dtype="Q8_0")[0]
 
 
 def write_plain_model(directory: Path, *, seed: int = 0, rows: int = 100, shards: int = 1) -> Path:
@@ -140,8 +144,3 @@ def journaled(staging: Path) -> set[str]:
     if not lines or lines[0] != [store.stat().st_ino]:
         return set()
     return {fields[0] for fields in lines[1:]}
-
-
-def writes(operation: Operation) -> bool:
-    """Whether an operation adds bytes to a file."""
-    return operation.kind == "write"

@@ -196,7 +196,7 @@ class Loss:
 
     def write(self, root: Path) -> None:
         """Put it on a real disk; journals then name the directories by what that disk calls them."""
-        called = {None: 0}
+        called: dict[int, int] = {}
         for path, data in sorted(self.tree.items()):
             if data is None:
                 (root / path).mkdir()
@@ -207,7 +207,7 @@ class Loss:
                 (root / path).write_bytes(_renumbered(data, called) if is_journal else data)
 
 
-def _renumbered(journal: bytes, called: Mapping[int | None, int]) -> bytes:
+def _renumbered(journal: bytes, called: Mapping[int, int]) -> bytes:
     lines = journal_lines(journal)
     if not lines:
         return journal
