@@ -13,8 +13,9 @@ from wvindex.errors import NonFiniteWeights, NoSpace, SourceChanged, UsageError
 from wvindex.formats.arrays import Link
 from wvindex.sizes import format_size
 from wvindex.sources.base import Source
-from wvindex.sources.unchanged import hash_files
+from wvindex.sources.unchanged import hash_files, source_files
 from wvindex.store.catalog import ArrayEntry
+from wvindex.store.staging import SOURCE_HASHES, SOURCES
 from wvindex.store.writer import StoreWriter
 from wvindex.transform.plan import Plan
 
@@ -31,10 +32,10 @@ def build_identity(
         digest.update(repr(operation.spec).encode())
     return {
         "generator": GENERATOR,
-        "sources": [asdict(known) for known in source.fingerprint()],
+        SOURCES: [asdict(known) for known in source.fingerprint()],
         "options": dict(options),
         "plan_sha256": digest.hexdigest(),
-        "source_sha256": hashes,
+        SOURCE_HASHES: hashes,
     }
 
 
@@ -51,30 +52,30 @@ def require_space(planned: Plan, writer: StoreWriter, links: Mapping[str, Link])
         )
 
 
-def require_finite(arrays: Mapping[str, ArrayEntry], source: Source) -> None:
+def require_finite(source: Source, entry: ArrayEntry) -> None:
     """Refuse weights that are NaN or infinite, or of which nobody can tell."""
-    for key, entry in arrays.items():
-        if entry.nan != 0 or entry.inf != 0:
-            known = entry.nan is not None
-            raise NonFiniteWeights(
-                "weights are not finite" if known else "whether these weights are finite is not known",
-                file=source.path,
-                tensor=", ".join(entry.spec.sources) or key,
-                expected="finite values alone",
-                found=f"{entry.nan} NaN, {entry.inf} infinite" if known else entry.spec.encoding.name,
-            )
+    if entry.nan != 0 or entry.inf != 0:
+        known = entry.nan is not None
+        raise NonFiniteWeights(
+            "weights are not finite" if known else "whether these weights are finite is not known",
+            file=source.path,
+            tensor=", ".join(entry.spec.sources) or entry.spec.key,
+            expected="finite values alone",
+            found=f"{entry.nan} NaN, {entry.inf} infinite" if known else entry.spec.encoding.name,
+        )
 
 
 def require_same_hashes(source: Source, hashes: Mapping[str, str]) -> None:
     """Refuse a source whose bytes are no longer those that were hashed."""
-    for name, digest in hash_files(source).items():
-        if digest != hashes[name]:
+    found = hash_files(source)
+    for path, known in source_files(source):
+        if found[known.name] != hashes[known.name]:
             raise SourceChanged(
                 "a file of the checkpoint has changed while it was read",
-                file=source.path if source.path.is_file() else source.path / name,
+                file=path,
                 field="sha256",
-                expected=hashes[name],
-                found=digest,
+                expected=hashes[known.name],
+                found=found[known.name],
             )
 
 

@@ -169,7 +169,7 @@ def build(
     budget = parse_size(max_memory)
     if link and strict_finite:
         raise UsageError("what is linked is not read, so it cannot be found finite", field="strict_finite")
-    target = Path(out) if out is not None else Path(f"{_stem(Path(source))}.zarr")
+    target = output_path(source, out)
     require_target(target.absolute(), overwrite=overwrite)
     with open_source(Path(source)) as opened:
         planned = _plan(opened, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
@@ -181,9 +181,8 @@ def build(
         identity = build_identity(opened, planned, _options(planned, linker), hashes)
         with StoreWriter(target, overwrite=overwrite, identity=identity, restart=restart) as writer:
             require_space(planned, writer, links)
-            arrays = _write_arrays(planned, writer, links, budget, progress)
-            if strict_finite:
-                require_finite(arrays, opened)
+            check = partial(require_finite, opened) if strict_finite else None
+            arrays = _write_arrays(planned, writer, links, budget, progress, check)
             require_unchanged(opened)
             if hashes is not None:
                 require_same_hashes(opened, hashes)
@@ -197,6 +196,7 @@ def _write_arrays(
     links: Mapping[str, Link],
     budget: int,
     progress: Callable[[Progress], None] | None,
+    check: Callable[[ArrayEntry], None] | None,
 ) -> dict[str, ArrayEntry]:
     arrays: dict[str, ArrayEntry] = {}
     pending: deque[tuple[str, PendingArray]] = deque()
@@ -211,6 +211,8 @@ def _write_arrays(
     def finish_oldest() -> None:
         key, array = pending.popleft()
         arrays[key] = array.finish(partial(report, key))
+        if check is not None:
+            check(arrays[key])
 
     for operation in planned.operations:
         spec, rows = operation.spec, operation.rows
@@ -261,6 +263,11 @@ def _workspace(operation: Operation, budget: int) -> int:
 
 def _options(planned: Plan, linker: SourceLinks | None) -> dict[str, Any]:
     return {**planned.options, "link": True} if linker is not None else dict(planned.options)
+
+
+def output_path(source: str | os.PathLike[str], out: str | os.PathLike[str] | None) -> Path:
+    """Give where `build` puts the store; nothing is read."""
+    return Path(out) if out is not None else Path(f"{_stem(Path(source))}.zarr")
 
 
 def _stem(source: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import multiprocessing
 import os
 from multiprocessing.connection import Connection
@@ -48,6 +50,35 @@ def test_a_lock_moves_on_with_the_path(tmp_path: Path) -> None:
     assert path.stat().st_ino != (tmp_path / "x").stat().st_ino
     first.release()
     second.release()
+
+
+def test_a_file_system_without_locks_is_a_typed_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StoreError, match="No locks available"):
+        BuildLock(tmp_path / "x.building").acquire()
+
+
+def test_a_directory_that_goes_while_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, path = fcntl.flock, tmp_path / "x.building"
+
+    def remove_and_lock(descriptor: int, operation: int) -> None:
+        monkeypatch.undo()
+        path.rmdir()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_and_lock)
+    lock = BuildLock(path)
+    lock.acquire()
+    with pytest.raises(BuildLocked):
+        BuildLock(path).acquire()
+    lock.release()
 
 
 def test_a_symlink_is_no_place_to_build(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.arrays import MemoryArray, catalog_of, memory_array, write_store
+from tests.support.disk import Disk
 from wvindex.errors import SourceChanged, StoreError, TargetExists, UsageError
 from wvindex.store import staging as staging_module
 from wvindex.store.catalog import ArrayEntry
@@ -143,6 +144,40 @@ def test_a_torn_identity_or_journal_starts_anew(
     (path.with_name("a.zarr.building") / name).write_bytes(content)
     assert build(path, OURS, MORE) == [5, 4]
     assert tree(path) == unbroken
+
+
+def test_clearing_begins_with_what_says_that_chunks_are_there(path: Path) -> None:
+    """Killed in between, or with the power gone, no build would believe in chunks that are not there."""
+    staging = path.with_name("a.zarr.building")
+    with Disk(path.parent) as disk:
+        build(path, OURS, MORE, restart=True)
+    done = [(operation.kind, operation.path) for operation in disk.seen]
+    journal = done.index(("unlink", f"{staging}/journal"))
+    store = done.index(("rmdir", f"{staging}/store"))
+    ours = done.index(("unlink", f"{staging}/building.json"))
+    synced = [number for number, operation in enumerate(done) if operation == ("fsync", str(staging))]
+    removed = [number for number, (kind, where) in enumerate(done[:store]) if kind in {"unlink", "rmdir"}]
+    assert removed[0] == journal
+    assert any(journal < number < removed[1] for number in synced)
+    assert any(store < number < ours for number in synced)
+
+
+@pytest.mark.parametrize("name", ["building.json", "journal"])
+def test_what_cannot_be_read_is_not_taken_for_nothing(
+    path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tree(path.parent)
+    read = Path.read_bytes
+
+    def refuse(file: Path) -> bytes:
+        if file.name == name:
+            raise OSError(5, "Input/output error")
+        return read(file)
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match="Input/output"):
+        patch.setattr(Path, "read_bytes", refuse)
+        build(path, OURS, MORE)
+    assert tree(path.parent) == before
 
 
 class TestOverwriting:

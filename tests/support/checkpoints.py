@@ -78,7 +78,11 @@ def names(*, gguf: bool | None = None) -> list[str]:
 @cache
 def checkpoint(name: str) -> Checkpoint:
     """Make the weights of the recipe called `name`."""
-    recipe = RECIPES[name]
+    return made(RECIPES[name])
+
+
+def made(recipe: Recipe) -> Checkpoint:
+    """Make the weights of a recipe."""
     tensors = {key: _filled(recipe.seed, key, fill) for key, fill in layout(recipe.config).items()}
     if "quantization_config" in recipe.config:
         tensors = _quantized(tensors)

@@ -62,12 +62,15 @@ def command(
     SOURCE is a GGUF or safetensors file, or a directory of them.
     """
     import wvindex as wv
+    from wvindex.building import output_path
     from wvindex.sources.detect import open_source
+    from wvindex.store.writer import require_target
 
     if dry_run:
         planned = wv.plan(source, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
         print_plan(ctx, planned, ledger=False, as_json=as_json)
         return
+    require_target(output_path(source, out).absolute(), overwrite=overwrite)
     if not quiet:
         with open_source(source) as opened:
             for oddity in opened.notes:

@@ -28,13 +28,20 @@ def reported() -> Iterator[None]:
         sys.stdout.flush()
     except WvindexError as error:
         click.echo(f"error[{error.kind}]: {printable(str(error))}", err=True)
+        _echo_notes(error)
         raise Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
         click.echo("interrupted", err=True)
+        _echo_notes(error)
         raise Exit(INTERRUPTED) from error
     except BrokenPipeError as error:
         _discard_output()
         raise Exit(0) from error
+
+
+def _echo_notes(error: BaseException) -> None:
+    for note in getattr(error, "__notes__", ()):
+        click.echo(printable(note), err=True)
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -131,6 +131,22 @@ def truncate_file(path: Path, nbytes: int) -> None:
             os.close(descriptor)
 
 
+def walk(path: Path) -> tuple[list[Path], list[Path]]:
+    """Give the directories of a tree, itself first, and everything in them that is no directory."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    directories, others = [], []
+    with reporting("list a directory", path):
+        for name, below, files in os.walk(path, onerror=refuse):
+            directory = Path(name)
+            directories.append(directory)
+            others += [directory / file for file in files]
+            others += [link for link in map(directory.joinpath, below) if link.is_symlink()]
+    return directories, others
+
+
 def remove_file(path: Path) -> None:
     """Remove a file."""
     with reporting("remove a file", path):
@@ -153,7 +169,10 @@ def rename(path: Path, target: Path) -> None:
     """Give a file or a directory another path, and have the disk hold both directories that change."""
     with reporting("rename", target):
         path.rename(target)
-    fsync_paths({target.parent, path.parent})
+    for directory in dict.fromkeys(
+        (target.parent, path.parent)
+    ):  # at every moment one of them is on the disk
+        fsync_path(directory)
 
 
 def exchange(one: Path, other: Path) -> bool:

@@ -38,23 +38,26 @@ class BuildLock:
                     )
                 except FileNotFoundError:
                     continue  # published or removed by another build since
-            if self._is_locked(descriptor):
-                self._descriptor = descriptor
+            with reporting("lock the build directory", self.path):
+                if self._is_locked(descriptor):
+                    self._descriptor = descriptor
 
     def _is_locked(self, descriptor: int) -> bool:
         """Lock `descriptor`; False, and closed, where the path now names another directory."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if self.path.exists() and os.path.samestat(os.fstat(descriptor), self.path.stat()):
-                return True
+            is_locked = os.path.samestat(os.fstat(descriptor), self.path.stat())
+        except FileNotFoundError:
+            is_locked = False
         except BlockingIOError:
             os.close(descriptor)
             raise BuildLocked("another process is building this store", file=self.path) from None
         except OSError:
             os.close(descriptor)
             raise
-        os.close(descriptor)
-        return False
+        if not is_locked:
+            os.close(descriptor)
+        return is_locked
 
     def release(self) -> None:
         """Give the lock back. The directory stays."""

@@ -55,6 +55,7 @@ class ChunkPipeline:
         self._make_directory = make_directory
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="wvindex-write")
         self._memory = _Memory()
+        self._failure: BaseException | None = None
 
     def write(
         self, path: str, grid: ChunkGrid, rows: RowReader, workspace: int
@@ -80,6 +81,11 @@ class ChunkPipeline:
         -------
         list of Future of WrittenChunk
             By chunk index.
+
+        Raises
+        ------
+        StoreError
+            If the system has refused a chunk, of this array or of one before.
         """
         self._make_directory(self._root / path)
         names = [f"{path}/{grid.name(index)}" for index in range(grid.n_chunks)]
@@ -120,6 +126,8 @@ class ChunkPipeline:
         missing: Sequence[bool],
         workspace: int,
     ) -> list[Future[WrittenChunk]]:
+        if self._failure is not None:  # a disk that is full stays full: read nothing more
+            raise self._failure
         row_bytes = grid.spec.row_bytes
         start, stop = grid.row_range(indices[0])[0], grid.row_range(indices[-1])[1]
         tile = _Tile(self._memory, (stop - start) * row_bytes, workspace, sum(missing[i] for i in indices))
@@ -137,9 +145,14 @@ class ChunkPipeline:
             a, b = grid.row_range(index)
             part = tile.raw[(a - start) * row_bytes : (b - start) * row_bytes]
             future = self._pool.submit(self._write_chunk, names[index], grid, index, part, chunk_scales)
+            future.add_done_callback(self._note_failure)
             future.add_done_callback(tile.chunk_done)
             futures.append(future)
         return futures
+
+    def _note_failure(self, chunk: Future[WrittenChunk]) -> None:
+        if not chunk.cancelled() and self._failure is None:
+            self._failure = chunk.exception()
 
     def _write_chunk(
         self, name: str, grid: ChunkGrid, index: int, raw: NDArray[np.uint8], scales: NDArray[np.uint8]

@@ -13,18 +13,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from wvindex.errors import SourceChanged, StoreError, TargetExists, UsageError
 from wvindex.store.durable import (
     exchange,
+    fsync_path,
     fsync_paths,
     make_directory,
     remove_file,
     remove_tree,
     rename,
     reporting,
+    walk,
     write_file,
 )
 from wvindex.store.journal import Journal
@@ -33,6 +36,10 @@ from wvindex.store.metadata import dumps
 SUFFIX: Final = ".building"
 BUILDING_JSON: Final = "building.json"
 """Says that a directory is a build's; a finished store has none."""
+
+SOURCES: Final = "sources"
+SOURCE_HASHES: Final = "source_sha256"
+"""What an identity says of the source's files; see `wvindex.building`."""
 
 _JOURNAL: Final = "journal"
 _STORE: Final = "store"
@@ -75,9 +82,8 @@ class Staging:
         names = {entry.name for entry in self._entries()}
         if names and not (BUILDING_JSON in names and names <= _OURS):
             raise TargetExists("the directory to build in holds something else", file=self.path)
-        aside = aside_of(self.target)
-        if _REPLACED in names and not os.path.lexists(self.target):
-            rename(aside, self.target)
+        if _REPLACED in names:
+            self._put_back()
 
     def begin(self, identity: Mapping[str, Any] | None, *, restart: bool) -> Journal:
         """Go on with the build that stands here, or start one.
@@ -105,40 +111,54 @@ class Staging:
         journal = None if restart or identity is None else self._interrupted(identity)
         if journal is None:
             self.clear()
-            return self._start(identity)
+            try:
+                return self._start(identity)
+            except StoreError:
+                with suppress(StoreError):
+                    self.discard()
+                raise
         self._sweep(journal)
         return journal
 
-    def holds_chunks(self) -> bool:
+    def is_resumable(self) -> bool:
         """Whether a build would find something to go on with."""
-        return bool(Journal(self.path / _JOURNAL).chunks)
+        return self._is_journal_of_store(Journal(self.path / _JOURNAL))
 
     def publish(self) -> None:
-        """Give the store, all of which is synced, its name; a store that stands there goes."""
+        """Give the store, all of which is synced, its name; a store that stands there is moved in here."""
         if not os.path.lexists(self.target):
             rename(self.store, self.target)
         elif not exchange(self.store, self.target):
-            aside = aside_of(self.target)
-            rename(self.target, aside)
             try:
+                rename(self.target, aside_of(self.target))
                 rename(self.store, self.target)
-            except StoreError:
-                rename(aside, self.target)
+            except BaseException:
+                self._put_back()
                 raise
-        self.discard()
 
     def clear(self) -> None:
-        """Remove what is in the directory; last what says that it is a build's."""
-        for entry in sorted(self._entries(), key=lambda entry: entry.name == BUILDING_JSON):
+        """Remove what is in the directory: first what says that chunks are there, last that it is a build's.
+
+        Synced step by step, or a power loss might keep any of these names and lose the others.
+        """
+        for entry in (self.path / name for name in (_JOURNAL, _STORE, _REPLACED, BUILDING_JSON)):
+            if not os.path.lexists(entry):
+                continue
             if entry.is_dir() and not entry.is_symlink():
                 remove_tree(entry)
             else:
                 remove_file(entry)
+            fsync_path(self.path)
 
     def discard(self) -> None:
         """Remove the directory."""
         self.clear()
         with reporting("remove a directory", self.path):
+            self.path.rmdir()
+
+    def remove_empty(self) -> None:
+        """Remove the directory if nothing is in it."""
+        with suppress(OSError):
             self.path.rmdir()
 
     def _entries(self) -> list[Path]:
@@ -147,12 +167,20 @@ class Staging:
 
     def _start(self, identity: Mapping[str, Any] | None) -> Journal:
         write_file(self.path / BUILDING_JSON, [dumps({"wvindex": identity})])
+        fsync_path(self.path / BUILDING_JSON)
+        fsync_path(self.path)  # before any other name: only this one says that the directory is a build's
         make_directory(self.store)
         journal = Journal(self.path / _JOURNAL)
         journal.start(self.store.stat().st_ino)
-        fsync_paths([self.path / BUILDING_JSON, self.store])
+        fsync_path(self.store)
         fsync_paths([self.path, self.path.parent])
         return journal
+
+    def _put_back(self) -> None:
+        """Give the store that was moved aside its name again, unless the new one has it."""
+        aside = aside_of(self.target)
+        if os.path.lexists(aside) and not os.path.lexists(self.target):
+            rename(aside, self.target)
 
     def _interrupted(self, identity: Mapping[str, Any]) -> Journal | None:
         """Give the journal of the build that was interrupted, None if there was none.
@@ -161,42 +189,74 @@ class Staging:
         was replaced.
         """
         journal = Journal(self.path / _JOURNAL)
-        try:
-            found = json.loads((self.path / BUILDING_JSON).read_bytes())["wvindex"]
-            if found is None or journal.directory != self.store.stat(follow_symlinks=False).st_ino:
-                return None
-        except (OSError, ValueError, KeyError, TypeError):
+        if not self._is_journal_of_store(journal):
+            return None
+        found = self._identity()
+        if found is None:
             return None
         _require_same(found, json.loads(dumps(identity)), self.path)
         return journal
 
+    def _is_journal_of_store(self, journal: Journal) -> bool:
+        with reporting("look at a directory", self.store):
+            try:
+                inode = self.store.stat(follow_symlinks=False).st_ino
+            except FileNotFoundError:
+                return False
+        return bool(journal.chunks) and journal.directory == inode
+
+    def _identity(self) -> dict[str, Any] | None:
+        with reporting("read a file", self.path / BUILDING_JSON):
+            try:
+                found = json.loads((self.path / BUILDING_JSON).read_bytes())["wvindex"]
+            except (FileNotFoundError, ValueError, KeyError, TypeError):
+                return None
+        return found if isinstance(found, dict) else None
+
     def _sweep(self, journal: Journal) -> None:
         """Remove every file that is not journaled: metadata is written anew, and so is half a chunk."""
-        for directory, _, names in os.walk(self.store):
-            for name in names:
-                file = Path(directory, name)
-                if file.relative_to(self.store).as_posix() not in journal.chunks:
-                    remove_file(file)
+        _, files = walk(self.store)
+        for file in files:
+            if file.relative_to(self.store).as_posix() not in journal.chunks:
+                remove_file(file)
+
+
+_HINT: Final = "finish that build, restart, or remove the directory"
 
 
 def _require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
-    hint = "finish that build, restart, or remove the directory"
     for name in (*wanted, *(name for name in found if name not in wanted)):
         before, now = found.get(name), wanted.get(name)
         if before == now:
             continue
-        if name == "sources":
-            raise SourceChanged(
-                f"the source has changed since the build that was interrupted; {hint}",
-                file=path,
-                field=name,
-                expected=before,
-                found=now,
+        if name == SOURCES and before and now:
+            _require_same_files(*({file["name"]: file for file in files} for files in (before, now)))
+        if name == SOURCE_HASHES and before and now:
+            _require_same_files(
+                *({file: {"sha256": digest} for file, digest in files.items()} for files in (before, now))
             )
         raise UsageError(
-            f"a build that was interrupted stands here, and was asked for something else; {hint}",
+            f"a build that was interrupted stands here, and was asked for something else; {_HINT}",
             file=path,
             field=name,
             expected=before,
             found=now,
+        )
+
+
+def _require_same_files(
+    before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Refuse files of another content, naming the first and what of it differs."""
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        fields = [field for field in old if old[field] != new.get(field)] if old and new else ["name"]
+        if not fields:
+            continue
+        raise SourceChanged(
+            f"the sources have changed since the build that was interrupted; {_HINT}",
+            file=name,
+            field=fields[0],
+            expected=old[fields[0]] if old else "no such file",
+            found=new[fields[0]] if new else "no such file",
         )

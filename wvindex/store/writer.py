@@ -6,20 +6,27 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from wvindex.errors import CatalogError, SourceError, StoreError, TargetExists, UnsafePath
+from wvindex.errors import (
+    CatalogError,
+    SourceError,
+    StoreError,
+    TargetExists,
+    UnsafePath,
+    UnsupportedError,
+)
 from wvindex.formats.arrays import ArraySpec, Link, RowReader
 from wvindex.sources.base import TokenizerData
 from wvindex.store.catalog import EXTRA_FILE, ArrayEntry, Catalog
 from wvindex.store.checksum import Buffer, crc32c
 from wvindex.store.commits import Commits
-from wvindex.store.durable import fsync_paths, make_directory, write_file
+from wvindex.store.durable import fsync_paths, make_directory, walk, write_file
 from wvindex.store.journal import WrittenChunk
 from wvindex.store.layout import TARGET_CHUNK_BYTES, ChunkGrid, array_path, chunk_rows
 from wvindex.store.lock import BuildLock
@@ -63,7 +70,8 @@ class StoreWriter:
 
     Everything is written in ``<path>.building/``, under an exclusive lock. `finish` publishes it. Leaving the
     context by an exception keeps what was written, for the next build of the same `identity` to go on with,
-    except where the source is at fault; leaving it without `finish` removes it.
+    except where the source is at fault; the exception has a note that says so. Leaving it without `finish`
+    removes it.
 
     Parameters
     ----------
@@ -100,7 +108,7 @@ class StoreWriter:
         self._sums: dict[str, int] = {}
         self._unsynced: list[Path] = []
         self._make_directory = cache(make_directory)
-        self._published = False
+        self._publishing = False
 
     @property
     def root(self) -> Path:
@@ -126,6 +134,7 @@ class StoreWriter:
             require_target(self.path, overwrite=self._overwrite)
             journal = self._staging.begin(self._identity, restart=self._restart)
         except BaseException:
+            self._staging.remove_empty()
             self._lock.release()
             raise
         self._journaled = journal.chunks
@@ -137,17 +146,27 @@ class StoreWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give the lock back; keep what was written, if it can be gone on with."""
-        self._pipeline.close()
-        keep = error is not None and self._identity is not None and not isinstance(error, SourceError)
-        with suppress(StoreError):
-            if keep:
-                self._commits.flush()
-        self._commits.close()
-        if not self._published:
+        with ExitStack() as closing:  # a second interruption ends the rest, but never keeps the lock
+            closing.callback(self._lock.release)
+            closing.callback(self._commits.close)
+            self._pipeline.close()
+            if self._identity is None or isinstance(error, SourceError | UnsupportedError):
+                error = None  # what was written is of no use to another build
             with suppress(StoreError):
-                if not keep or not self._staging.holds_chunks():
-                    self._staging.discard()
-        self._lock.release()
+                if error is not None:
+                    self._commits.flush()
+            self._commits.close()
+            self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
+        """Say what is kept for the build that will go on after an error, or remove everything."""
+        with suppress(StoreError):
+            if error is not None and self._staging.is_resumable():
+                error.add_note(
+                    f"what was written is kept in {self._staging.path}; the same build goes on with it"
+                )
+            elif not self._publishing:  # or who knows which of two stores the disk has under the name
+                self._staging.discard()
 
     def nbytes_there(self) -> int:
         """Give the bytes of the chunks that an interrupted build had written."""
@@ -272,9 +291,11 @@ class StoreWriter:
         self._write(CATALOG_JSON, document)
         self._commits.flush()
         fsync_paths(self._unsynced)
-        fsync_paths(Path(directory) for directory, _, _ in os.walk(self.root))
+        directories, _ = walk(self.root)
+        fsync_paths(directories)
+        self._publishing = True
         self._staging.publish()
-        self._published = True
+        self._staging.discard()
 
     def _write(self, relative: str, data: Buffer) -> None:
         """Write a file that is no chunk; `finish` syncs it."""
