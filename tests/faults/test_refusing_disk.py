@@ -114,8 +114,9 @@ def old(memory: Path) -> Path:
     return memory / "old.zarr"
 
 
-@pytest.mark.parametrize("full", [True, False], ids=["full", "broken"])
-@pytest.mark.parametrize("lasting", [True, False], ids=["for good", "once"])
+@pytest.mark.parametrize(
+    ("full", "lasting"), [(True, True), (False, True), (False, False)], ids=["full", "broken", "broken once"]
+)
 def test_a_refusal_at_each_operation(plain: Model, full: bool, lasting: bool) -> None:
     outcomes = [
         plain.require_survives(at, full=full, lasting=lasting) for at in range(1, len(plain.operations) + 1)
