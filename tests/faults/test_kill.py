@@ -6,11 +6,11 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,8 @@ from tests.support.safetensors_writer import write_weights
 
 KILLS: Final = 20
 NIGHTLY_KILLS: Final = 200
+LONGEST: Final = 0.4
+"""Seconds; a build of the large model takes about as many where nothing else runs."""
 
 
 class Crashing:
@@ -110,78 +112,113 @@ def source(memory: Path) -> Path:
     return memory / "large"
 
 
+_SERVE: Final = """
+import os, sys
+import wvindex.store.commits as commits
+from wvindex.cli.main import main
+
+commits.GROUP_BYTES = 8 << 20  # as often, for its size, as a build of a large model commits
+sys.argv = ["wvindex", "build", sys.argv[1], "-o", sys.argv[2]]
+try:
+    main()  # so that children need not import or compile anything
+except SystemExit as done:
+    assert not done.code
+while line := sys.stdin.readline():
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+        sys.argv = ["wvindex", *line.split()]
+        main()
+    print(child, flush=True)
+    sys.stdin.readline()  # until it is waited for, its number is nobody else's
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Commands:
+    """Runs `wvindex` in processes of their own, children of one that has imported it."""
+
+    def __init__(self, source: Path, unbroken: Path) -> None:
+        self.source = source
+        self.unbroken = unbroken
+        self._serving = subprocess.Popen(
+            argv([source, unbroken], _SERVE),
+            cwd=REPOSITORY,
+            env=environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._answer() == str(unbroken)
+
+    def kill_build(self, target: Path, seconds: float) -> bool:
+        """Run `wvindex build` and kill it after so long; False if it was done before."""
+        self._tell(f"build {self.source} -o {target} -q")
+        child = int(self._answer())
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+        self._tell("killed")
+        code = int(self._answer())
+        assert code in {0, -signal.SIGKILL}
+        return code != 0
+
+    def _tell(self, line: str) -> None:
+        assert self._serving.stdin is not None
+        self._serving.stdin.write(f"{line}\n")
+        self._serving.stdin.flush()
+
+    def _answer(self) -> str:
+        assert self._serving.stdout is not None
+        return self._serving.stdout.readline().strip()
+
+    def close(self) -> None:
+        """End."""
+        self._serving.communicate()
+
+
 @pytest.fixture(scope="module")
-def unbroken(source: Path) -> Path:
-    return wvindex.build(source, source.parent / "unbroken.zarr")
+def commands(source: Path) -> Iterator[Commands]:
+    started = Commands(source, source.parent / "unbroken.zarr")
+    yield started
+    started.close()
 
 
 class TestKilledAtRandom:
     """`wvindex build` as it is, with a model that takes it a while; after each kill, another build."""
 
-    def test_twenty_times(self, source: Path, unbroken: Path, tmp_memory: Path) -> None:
-        require_resumable(source, unbroken, tmp_memory, KILLS)
+    def test_twenty_times(self, commands: Commands, tmp_memory: Path) -> None:
+        require_resumable(commands, tmp_memory, KILLS)
 
     @pytest.mark.nightly
-    def test_two_hundred_times(self, source: Path, unbroken: Path, tmp_memory: Path) -> None:
-        require_resumable(source, unbroken, tmp_memory, NIGHTLY_KILLS)
+    def test_two_hundred_times(self, commands: Commands, tmp_memory: Path) -> None:
+        require_resumable(commands, tmp_memory, NIGHTLY_KILLS)
 
 
-def require_resumable(source: Path, unbroken: Path, scratch: Path, kills: int) -> None:
-    """Kill builds at random moments until there were `kills`; a store that was finished is compared."""
+def require_resumable(commands: Commands, scratch: Path, kills: int) -> None:
+    """Kill builds at random moments until there were `kills`; what is finished or kept is compared."""
     moments = random.Random(kills)
-    expected = tree(unbroken)
+    expected = tree(commands.unbroken)
     target = scratch / "out.zarr"
     staging = target.with_name("out.zarr.building")
-    started = time.monotonic()
-    assert not run_and_kill(source, target, random.Random(0), 1e6)
-    longest = time.monotonic() - started
-    assert tree(target) == expected
-    shutil.rmtree(target)
-    killed = went_on = 0
+    killed = went_on = finished = 0
     kept: set[str] = set()
     while killed < kills:
-        died = run_and_kill(source, target, moments, longest)
+        died = commands.kill_build(target, moments.uniform(0, LONGEST))
         killed += died
         if target.exists():
             assert tree(target) == expected
-            shutil.rmtree(target)
-            shutil.rmtree(staging, ignore_errors=True)
-            kept = set()
+            for left in (target, staging):
+                shutil.rmtree(left, ignore_errors=True)
+            kept, finished = set(), finished + 1
             continue
         assert died
         now = journaled(staging)
         assert now >= kept, "what was journaled was forgotten"
         for name in now - kept:
             assert (staging / "store" / name).read_bytes() == expected[name]
-        went_on += bool(kept)
+        went_on += kept < now
         kept = now
-    wvindex.build(source, target)
+    wvindex.build(commands.source, target)
     assert tree(target) == expected
     assert names(scratch) == ["out.zarr"]
-    assert went_on > kills // 10
-
-
-_START: Final = (
-    "import os, wvindex.store.commits as commits; commits.GROUP_BYTES = 8 << 20; "
-    "import wvindex.building; os.write(3, b'.'); from wvindex.cli.main import main; main()"
-)
-"""Tells when the imports are done, and commits as often as a build of a large model does in each GB."""
-
-
-def run_and_kill(source: Path, target: Path, moments: random.Random, longest: float) -> bool:
-    """Run `wvindex build` and kill it within that many seconds; False if it was done before."""
-    ready, theirs = os.pipe()
-    with subprocess.Popen(
-        argv(["build", source, "-o", target, "-q"], _START.replace("write(3", f"write({theirs}")),
-        env=environment(OMP_NUM_THREADS="1"),
-        stdout=subprocess.DEVNULL,
-        pass_fds=[theirs],
-    ) as running:
-        os.close(theirs)
-        os.read(ready, 1)
-        os.close(ready)
-        with suppress(subprocess.TimeoutExpired):
-            running.wait(moments.uniform(0, longest))
-        running.kill()
-    assert running.returncode in {0, -9}
-    return running.returncode == -9
+    assert went_on + finished > kills // 10

@@ -7,11 +7,12 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pytest
@@ -114,8 +115,9 @@ def old(memory: Path) -> Path:
     return memory / "old.zarr"
 
 
-@pytest.mark.parametrize("full", [True, False], ids=["full", "broken"])
-@pytest.mark.parametrize("lasting", [True, False], ids=["for good", "once"])
+@pytest.mark.parametrize(
+    ("full", "lasting"), [(True, True), (False, True), (False, False)], ids=["full", "broken", "broken once"]
+)
 def test_a_refusal_at_each_operation(plain: Model, full: bool, lasting: bool) -> None:
     outcomes = [
         plain.require_survives(at, full=full, lasting=lasting) for at in range(1, len(plain.operations) + 1)
@@ -239,3 +241,45 @@ def test_the_command_line_says_it_in_one_line(plain: Model, tmp_memory: Path) ->
     assert result.stderr.startswith("error[store]: cannot ")
     assert "No space left on device (file: " in result.stderr.splitlines()[0]
     assert "Traceback" not in result.stderr
+
+
+_ON_A_SMALL_DISK: Final = """
+set -e
+mount -t tmpfs -o size=3m tmpfs "$1"
+status=0; "$2" -c "$3" build "$4" -o "$1/out.zarr" 2>"$5/refusal" || status=$?
+test $status = 3
+grep -q '^error.store.: cannot .*No space left on device' "$5/refusal"
+test ! -e "$1/out.zarr"
+mount -o remount,size=32m "$1"
+"$2" -c "$3" build "$4" -o "$1/out.zarr" 2>"$5/success"
+diff -r "$1/out.zarr" "$5/expected.zarr"
+"""
+
+
+@pytest.mark.nightly
+def test_a_disk_that_is_really_full(tmp_memory: Path) -> None:
+    """A small file system in a namespace of its own, which a system may forbid: then this fails."""
+    rng = np.random.default_rng(1)
+    tensors = {f"w{i}": rng.standard_normal((256, 256)).astype(np.float32) for i in range(40)}
+    for name in ("model", "disk"):
+        (tmp_memory / name).mkdir()
+    write_weights(tensors, tmp_memory / "model")
+    wvindex.build(tmp_memory / "model", tmp_memory / "expected.zarr")
+    start = (  # others fill the disk once the build has looked how much room there is
+        "import shutil, wvindex.store.commits as commits; from wvindex.cli.main import main; "
+        "commits.GROUP_FILES = 2; usage = shutil.disk_usage; "
+        "shutil.disk_usage = lambda path: usage(path)._replace(free=1 << 40); main()"
+    )
+    arguments = [tmp_memory / "disk", sys.executable, start, tmp_memory / "model", tmp_memory]
+    done = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", _ON_A_SMALL_DISK, "sh", *map(str, arguments)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    refusal = (tmp_memory / "refusal").read_text()
+    assert refusal.count("error[") == 1
+    assert refusal.endswith("the same build goes on with it\n")
