@@ -56,6 +56,7 @@ _ALL: Final = (
     Bar("decode-threads", "decode any of these, two threads", "x one thread", 1.6, "at least"),
     Bar("open", "open a GGUF with 150k tokens and merges", "x GGUFReader", 50, "at least"),
     Bar("build", "packed build of 1.2 GB", "x the throughput of cp and a sync", 0.7, "at least"),
+    Bar("verify", "verify a store of 1.2 GB from the disk", "x plain reading", 0.8, "at least"),
     Bar("read", "whole-tensor read, packed", "x the bare kernel", 0.8, "at least"),
     Bar("row-time", "one row of a packed 4096x14336 tensor, warm", "ms", 1, "at most"),
     Bar("row-bytes", "bytes read for that row", "x the row's", 2, "at most"),

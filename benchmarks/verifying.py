@@ -38,7 +38,7 @@ def run(bench: Bench) -> None:
         )
         speed = comparison.timings[VERIFY].bytes_per_second or 0.0
         bench.read(comparison.case, f"{VERIFY}, GB/s", speed / 1e9)
-        bench.read_speed(comparison, VERIFY, READ)
+        bench.read_speed(comparison, VERIFY, READ, bar="verify" if before is not None else None)
         bench.read_speed(comparison, VERIFY, SUM)
 
 

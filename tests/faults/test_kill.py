@@ -202,7 +202,8 @@ def require_resumable(commands: Commands, scratch: Path, kills: int) -> None:
     staging = target.with_name("out.zarr.building")
     killed = went_on = finished = 0
     kept: set[str] = set()
-    while killed < kills:
+    while killed < kills or went_on <= kills // 10:
+        assert killed < 10 * kills, "hardly a kill left anything to go on with"
         died = commands.kill_build(target, moments.uniform(0, LONGEST))
         killed += died
         if target.exists():
