@@ -297,7 +297,7 @@ class StoreWriter:
         self._staging.discard()
 
     def _write_metadata(self, entries: Iterable[ArrayEntry]) -> None:
-        """Write each array's and group's own document, several at once: a small file takes the disk's time."""
+        """Write the documents of arrays and groups, several at once: small files take the disk's time."""
 
         def write_array(entry: ArrayEntry) -> None:
             self._write(f"{entry.path}/{ZARR_JSON}", dumps(array_metadata(entry.spec, entry.grid)))
