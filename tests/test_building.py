@@ -15,6 +15,7 @@ import wvindex
 from tests.support.checkpoints import checkpoint, names
 from tests.support.safetensors_writer import write_safetensors, write_weights
 from tests.support.stores import Stores
+from tests.support.trees import contents
 from wvindex import Progress
 from wvindex.errors import (
     MetadataError,
@@ -32,10 +33,6 @@ ROOT = Path(__file__).parents[1]
 ZOO = ROOT / "tests" / "golden" / "type-zoo.gguf"
 DTYPES = ("float32", "float16", "bfloat16")
 LATENT = [name for name in names(gguf=True) if "kv_lora_rank" in checkpoint(name).config]
-
-
-def files(store: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
 
 
 def require_same_values(found: Store, expected: Store) -> None:
@@ -236,7 +233,7 @@ def test_two_builds_are_byte_identical(
     source = stores.safetensors(name)
     first = wvindex.build(source, tmp_path / "first.zarr", **options)
     second = wvindex.build(source, tmp_path / "second.zarr", max_memory="300MiB", **options)
-    assert files(first) == files(second)
+    assert contents(first) == contents(second)
 
 
 # Progress
@@ -347,7 +344,7 @@ def test_an_interruption_keeps_what_is_written_and_the_next_build_goes_on(
         wvindex.build(stores.safetensors("llama"), tmp_path / "out.zarr", progress=interrupt)
     assert [path.name for path in tmp_path.iterdir()] == ["out.zarr.building"]
     built = wvindex.build(stores.safetensors("llama"), tmp_path / "out.zarr")
-    assert files(built) == files(stores.build(stores.safetensors("llama")))
+    assert contents(built) == contents(stores.build(stores.safetensors("llama")))
     assert [path.name for path in tmp_path.iterdir()] == ["out.zarr"]
 
 

@@ -17,6 +17,7 @@ from tests.support.checkpoints import checkpoint, names
 from tests.support.linking import CountingSource, linked_bytes, linked_keys
 from tests.support.safetensors_writer import write_safetensors, write_weights
 from tests.support.stores import Stores, require_same_store
+from tests.support.trees import contents
 from wvindex import Progress
 from wvindex.errors import SourceChanged, UsageError
 from wvindex.query.database import Store
@@ -30,10 +31,6 @@ LINK: dict[str, Any] = {"link": True}
 
 IN_PLACE = frozenset({"split", "stack", "join_latent"})
 """Transforms that change no byte: rows stand in the source as they would in the store."""
-
-
-def files(store: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
 
 
 def require_links(store: Path) -> set[str]:
@@ -299,7 +296,7 @@ def test_two_linked_builds_are_byte_identical(name: str, stores: Stores, tmp_pat
     source = stores.safetensors(name, "hub", "each", 3)
     first = wvindex.build(source, tmp_path / "first.zarr", link=True)
     second = wvindex.build(source, tmp_path / "second.zarr", link=True, max_memory="300MiB")
-    assert files(first) == files(second)
+    assert contents(first) == contents(second)
 
 
 def test_progress_counts_linked_arrays(stores: Stores, tmp_path: Path) -> None:

@@ -25,11 +25,11 @@ from tests.support.interrupted import (
     chunks_of,
     chunks_written,
     journaled,
-    names,
     tree,
     write_latent_model,
     write_plain_model,
 )
+from tests.support.trees import names
 from wvindex.errors import TargetExists
 from wvindex.store import staging as staging_module
 

@@ -16,8 +16,9 @@ import pytest
 
 import wvindex
 from tests.support.cli import argv, environment, succeed
-from tests.support.interrupted import build, journaled, names, tree, write_plain_model
+from tests.support.interrupted import build, journaled, tree, write_plain_model
 from tests.support.safetensors_writer import write_weights
+from tests.support.trees import names
 from wvindex import Progress
 
 CPU_SECONDS: Final = 2.0

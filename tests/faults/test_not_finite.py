@@ -14,8 +14,9 @@ import wvindex
 from tests.support.checkpoints import checkpoint, made
 from tests.support.cli import invoke
 from tests.support.gguf_writer import write_gguf
-from tests.support.interrupted import SMALL_RECIPE, names, small_steps
+from tests.support.interrupted import SMALL_RECIPE, small_steps
 from tests.support.safetensors_writer import write_safetensors, write_weights
+from tests.support.trees import names
 from wvindex.errors import NonFiniteWeights, UsageError
 from wvindex.sources.detect import open_source
 

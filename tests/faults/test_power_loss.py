@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.disk import Operation, refusing
-from tests.support.interrupted import build, is_chunk, names, tree, write_latent_model, write_plain_model
+from tests.support.interrupted import build, is_chunk, tree, write_latent_model, write_plain_model
 from tests.support.power import CONTENTS, Drive, Loss, Node, Tree
+from tests.support.trees import names
 from wvindex.errors import StoreError
 from wvindex.store import durable
 from wvindex.store import staging as staging_module

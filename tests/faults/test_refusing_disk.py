@@ -25,12 +25,12 @@ from tests.support.interrupted import (
     chunks_of,
     chunks_written,
     journaled,
-    names,
     tree,
     write_latent_model,
     write_plain_model,
 )
 from tests.support.safetensors_writer import write_weights
+from tests.support.trees import names
 from wvindex.errors import NoSpace, StoreError
 from wvindex.store import staging as staging_module
 

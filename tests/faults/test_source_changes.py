@@ -14,8 +14,9 @@ from tests.support.checkpoints import Checkpoint, made
 from tests.support.cli import invoke
 from tests.support.disk import refusing
 from tests.support.gguf_writer import write_gguf
-from tests.support.interrupted import SMALL_RECIPE, build, names, tree
+from tests.support.interrupted import SMALL_RECIPE, build, tree
 from tests.support.safetensors_writer import write_safetensors
+from tests.support.trees import names
 from wvindex.errors import SourceChanged, SourceError, StoreError, TruncatedSource, UsageError
 from wvindex.sources.files import OpenFiles
 

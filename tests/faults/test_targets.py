@@ -15,7 +15,8 @@ import pytest
 
 import wvindex
 from tests.support.cli import REPOSITORY, argv, environment, invoke
-from tests.support.interrupted import build, journaled, names, tree, write_plain_model
+from tests.support.interrupted import build, journaled, tree, write_plain_model
+from tests.support.trees import names
 from wvindex.errors import BuildLocked, StoreError, TargetExists, UnreadableSource
 
 NOBODY: Final = 65534

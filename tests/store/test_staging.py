@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.arrays import MemoryArray, catalog_of, memory_array, write_store
 from tests.support.disk import Disk
+from tests.support.trees import contents
 from wvindex.errors import SourceChanged, StoreError, TargetExists, UsageError
 from wvindex.store import staging as staging_module
 from wvindex.store.catalog import ArrayEntry
@@ -43,12 +44,6 @@ class Counted:
         self.array.read_scales(start, stop, out)
 
 
-def tree(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
-    }
-
-
 def build(path: Path, *arrays: MemoryArray, stop: bool = False, **options: Any) -> list[int]:
     """Write arrays in chunks of four rows; give how often each was read."""
     counted = [Counted(array) for array in arrays]
@@ -76,23 +71,23 @@ def path(tmp_path: Path) -> Path:
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     path = tmp_path_factory.mktemp("unbroken") / "a.zarr"
     build(path, OURS, MORE)
-    return tree(path)
+    return contents(path)
 
 
 def test_an_interrupted_build_is_gone_on_with(path: Path, unbroken: dict[str, bytes]) -> None:
     assert build(path, OURS, MORE) == [0, 4]
-    assert tree(path) == unbroken
+    assert contents(path) == unbroken
     assert [entry.name for entry in path.parent.iterdir()] == ["a.zarr"]
 
 
 def test_restart_writes_everything_again(path: Path, unbroken: dict[str, bytes]) -> None:
     assert build(path, OURS, MORE, restart=True) == [5, 4]
-    assert tree(path) == unbroken
+    assert contents(path) == unbroken
 
 
 def test_a_build_without_identity_writes_everything_again(path: Path, unbroken: dict[str, bytes]) -> None:
     assert build(path, OURS, MORE, identity=None) == [5, 4]
-    assert tree(path) == unbroken
+    assert contents(path) == unbroken
 
 
 @pytest.mark.parametrize(
@@ -106,12 +101,12 @@ def test_a_build_without_identity_writes_everything_again(path: Path, unbroken: 
 def test_another_build_is_refused_and_leaves_what_is_there(
     path: Path, change: dict[str, Any], error: type[Exception], unbroken: dict[str, bytes]
 ) -> None:
-    before = tree(path.parent)
+    before = contents(path.parent)
     with pytest.raises(error, match=next(iter(change))):
         build(path, OURS, identity=IDENTITY | change)
-    assert tree(path.parent) == before
+    assert contents(path.parent) == before
     build(path, OURS, MORE)
-    assert tree(path) == unbroken
+    assert contents(path) == unbroken
 
 
 def test_files_that_are_not_journaled_are_removed(path: Path, unbroken: dict[str, bytes]) -> None:
@@ -121,7 +116,7 @@ def test_files_that_are_not_journaled_are_removed(path: Path, unbroken: dict[str
     (store / "catalog.json").write_text("{")
     (store / "stray").symlink_to(path.parent)
     build(path, OURS, MORE)
-    assert tree(path) == unbroken
+    assert contents(path) == unbroken
     assert path.parent.is_dir()
 
 
@@ -143,7 +138,7 @@ def test_a_torn_identity_or_journal_starts_anew(
 ) -> None:
     (path.with_name("a.zarr.building") / name).write_bytes(content)
     assert build(path, OURS, MORE) == [5, 4]
-    assert tree(path) == unbroken
+    assert contents(path) == unbroken
 
 
 def test_clearing_begins_with_what_says_that_chunks_are_there(path: Path) -> None:
@@ -166,7 +161,7 @@ def test_clearing_begins_with_what_says_that_chunks_are_there(path: Path) -> Non
 def test_what_cannot_be_read_is_not_taken_for_nothing(
     path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = tree(path.parent)
+    before = contents(path.parent)
     read = Path.read_bytes
 
     def refuse(file: Path) -> bytes:
@@ -177,7 +172,7 @@ def test_what_cannot_be_read_is_not_taken_for_nothing(
     with monkeypatch.context() as patch, pytest.raises(StoreError, match="Input/output"):
         patch.setattr(Path, "read_bytes", refuse)
         build(path, OURS, MORE)
-    assert tree(path.parent) == before
+    assert contents(path.parent) == before
 
 
 class TestOverwriting:
@@ -187,7 +182,7 @@ class TestOverwriting:
         write_store(
             path, [memory_array("model.layers.0.a.weight", (20, 64), "F32", seed=9)], chunk_bytes=1024
         )
-        return tree(path)
+        return contents(path)
 
     @pytest.mark.parametrize("can_exchange", [True, False])
     def test_the_new_store_takes_the_old_ones_place(
@@ -201,7 +196,7 @@ class TestOverwriting:
             monkeypatch.setattr(staging_module, "exchange", lambda *_: False)
         self.old(tmp_path / "a.zarr")
         build(tmp_path / "a.zarr", OURS, MORE, overwrite=True)
-        assert tree(tmp_path / "a.zarr") == unbroken
+        assert contents(tmp_path / "a.zarr") == unbroken
         assert [entry.name for entry in tmp_path.iterdir()] == ["a.zarr"]
 
     def test_an_interruption_behind_the_exchange_never_mixes_the_stores(
@@ -218,10 +213,10 @@ class TestOverwriting:
             patch.setattr(staging_module.Staging, "discard", stop)
             with pytest.raises(Stop):
                 build(path, OURS, MORE, overwrite=True)
-        assert tree(path) == unbroken
+        assert contents(path) == unbroken
         assert (tmp_path / "a.zarr.building" / "store" / "catalog.json").is_file()
         assert build(path, OURS, MORE, overwrite=True) == [5, 4]
-        assert tree(path) == unbroken
+        assert contents(path) == unbroken
         assert [entry.name for entry in tmp_path.iterdir()] == ["a.zarr"]
 
     def test_an_interruption_between_two_renames_brings_the_old_store_back(
@@ -234,9 +229,9 @@ class TestOverwriting:
         path.rename(tmp_path / "a.zarr.building" / "replaced")
         with pytest.raises(TargetExists, match="taken"):
             build(path, OURS, MORE)
-        assert tree(path) == old
+        assert contents(path) == old
         assert build(path, OURS, MORE, overwrite=True) == [0, 0]
-        assert tree(path) == unbroken
+        assert contents(path) == unbroken
 
     def test_a_refused_rename_brings_the_old_store_back(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -254,7 +249,7 @@ class TestOverwriting:
         monkeypatch.setattr(Path, "rename", fail)
         with pytest.raises(StoreError, match="Input/output"):
             build(path, OURS, MORE, overwrite=True)
-        assert tree(path) == old
+        assert contents(path) == old
 
 
 def test_directories_are_exchanged_at_once(tmp_path: Path) -> None:
@@ -269,4 +264,4 @@ def test_directories_are_exchanged_at_once(tmp_path: Path) -> None:
 def test_a_finished_store_has_nothing_of_its_build(path: Path) -> None:
     build(path, OURS, MORE)
     assert set(open_catalog(path).arrays) == {OURS.spec.key, MORE.spec.key}
-    assert not any("journal" in name or "building" in name for name in tree(path))
+    assert not any("journal" in name or "building" in name for name in contents(path))

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.arrays import MemoryArray, catalog_of, memory_array, memory_arrays, write_store
+from tests.support.trees import contents, names
 from wvindex.errors import BuildLocked, CatalogError, StoreError, TargetExists, UnsafePath
 from wvindex.sources.base import TokenizerData
 from wvindex.store.checksum import Buffer
@@ -25,16 +26,6 @@ from wvindex.store.layout import chunk_rows
 from wvindex.store.reader import open_catalog, read_tokenizer
 from wvindex.store.remote import open_objects
 from wvindex.store.writer import StoreWriter
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
-    }
-
-
-def names(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
 
 
 @pytest.fixture
@@ -49,13 +40,13 @@ def arrays() -> list[MemoryArray]:
 def test_writing_twice_gives_the_same_bytes(tmp_path: Path, arrays: list[MemoryArray]) -> None:
     a = write_store(tmp_path / "a.zarr", arrays, workspace=1)
     b = write_store(tmp_path / "b.zarr", arrays, workspace=1 << 20)
-    assert tree(a) == tree(b)
+    assert contents(a) == contents(b)
 
 
 def test_files_of_a_store(tmp_path: Path) -> None:
     array = memory_array("model.layers.0.a.weight", (20, 64), "F32")
     root = write_store(tmp_path / "a.zarr", [array], chunk_bytes=10 * 256)
-    assert sorted(tree(root)) == [
+    assert sorted(contents(root)) == [
         "catalog.json",
         "layers/0/a.weight/c.0.0",
         "layers/0/a.weight/c.1.0",
@@ -64,22 +55,22 @@ def test_files_of_a_store(tmp_path: Path) -> None:
         "layers/zarr.json",
         "zarr.json",
     ]
-    assert json.loads(tree(root)["zarr.json"])["attributes"]["wvindex"]["format"] == 1
+    assert json.loads(contents(root)["zarr.json"])["attributes"]["wvindex"]["format"] == 1
     assert names(tmp_path) == ["a.zarr"]
 
 
 def test_a_short_plain_chunk_is_padded_and_a_packed_one_is_not(tmp_path: Path) -> None:
     plain, packed = memory_array("f", (11, 64), "F32"), memory_array("q", (11, 512), "Q4_K")
     root = write_store(tmp_path / "a.zarr", [plain, packed], chunk_bytes=1200)
-    assert [len(data) for name, data in tree(root).items() if name.startswith("f/c")] == [1024] * 3
-    assert tree(root)["f/c.2.0"] == plain.raw[8:].tobytes() + bytes(256)
-    assert [len(data) for name, data in tree(root).items() if name.startswith("q/c")] == [1152, 1152, 864]
+    assert [len(data) for name, data in contents(root).items() if name.startswith("f/c")] == [1024] * 3
+    assert contents(root)["f/c.2.0"] == plain.raw[8:].tobytes() + bytes(256)
+    assert [len(data) for name, data in contents(root).items() if name.startswith("q/c")] == [1152, 1152, 864]
 
 
 def test_fp8_chunks_are_codes_and_then_their_scales(tmp_path: Path) -> None:
     array = memory_array("w", (2, 7, 12), "FP8")
     root = write_store(tmp_path / "a.zarr", [array], chunk_bytes=3 * 12)
-    files = tree(root)
+    files = contents(root)
     for matrix in range(2):
         for chunk in range(3):
             rows = array.raw[matrix * 7 + chunk * 3 : matrix * 7 + min(chunk * 3 + 3, 7)]
@@ -177,10 +168,10 @@ class TestFailure:
     def test_an_old_store_survives_a_failed_overwrite(
         self, tmp_path: Path, arrays: list[MemoryArray]
     ) -> None:
-        before = tree(write_store(tmp_path / "a.zarr", arrays))
+        before = contents(write_store(tmp_path / "a.zarr", arrays))
         with StoreWriter(tmp_path / "a.zarr", overwrite=True) as writer:
             writer.write_array(arrays[0].spec, arrays[0], workspace=1)
-        assert tree(tmp_path / "a.zarr") == before
+        assert contents(tmp_path / "a.zarr") == before
         assert names(tmp_path) == ["a.zarr"]
 
     def test_the_catalog_must_name_what_was_written(self, tmp_path: Path, arrays: list[MemoryArray]) -> None:

@@ -102,11 +102,6 @@ def tree(root: Path) -> dict[str, bytes | None]:
     }
 
 
-def names(directory: Path) -> list[str]:
-    """Give what is in a directory."""
-    return sorted(path.name for path in directory.iterdir())
-
-
 def chunks_of(store: Path | dict[str, Any]) -> set[str]:
     """Give the paths of a store's chunks."""
     found = tree(store) if isinstance(store, Path) else store
