@@ -96,4 +96,5 @@ def _bare(source: Source, reopen: Callable[[], Store]) -> Store:
         close=source.close,
         reopen=reopen,
         identity=lambda: repr(source.fingerprint()),
+        notes=source.notes,
     )

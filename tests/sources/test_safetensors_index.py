@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import wvindex
 from tests.support.safetensors_bytes import write_index
 from wvindex.errors import (
     DuplicateName,
@@ -102,6 +103,23 @@ def test_a_shard_that_no_index_lists_opens_alone_and_says_so(tmp_path: Path) -> 
     with SafetensorsSource(tmp_path / SHARDS[1]) as source:
         assert [t.name for t in source.tensors()] == ["b"]
         assert "one of 3 shards" in source.notes[0]
+
+
+def test_unrelated_files_without_an_index_are_said_to_be_taken_for_one_model(tmp_path: Path) -> None:
+    _save(tmp_path / "vision.safetensors", "a")
+    _save(tmp_path / "text.safetensors", "b")
+    with SafetensorsSource(tmp_path) as source:
+        assert [t.name for t in source.tensors()] == ["b", "a"]
+        assert source.notes == (
+            "taken for one model, though no index says so: text.safetensors, vision.safetensors",
+        )
+
+
+def test_gguf_files_beside_safetensors_are_said_to_be_left_aside(tmp_path: Path) -> None:
+    _save(tmp_path / "model.safetensors", "a")
+    (tmp_path / "model-Q4_K.gguf").write_bytes(b"GGUF")
+    with wvindex.open(tmp_path) as db:
+        assert db.notes == ("not part of the checkpoint: model-Q4_K.gguf",)
 
 
 def _make_directory(path: Path) -> Path:

@@ -64,6 +64,7 @@ def _document(db: Store, summary: Summary, refusal: WvindexError | None) -> dict
         "kind": "checkpoint" if catalog is None else "store",
         "summary": summary.to_json(),
         "config": db.config.to_json(),
+        "notes": list(db.notes),
         "runs": refusal is None,
         "refusal": None if refusal is None else {"kind": refusal.kind, "message": str(refusal)},
         "store": None
@@ -88,6 +89,7 @@ def _print_page(db: Store, summary: Summary, refusal: WvindexError | None) -> No
             *_attention(db.config),
             *_feed_forward(db.config),
             *_contents(summary),
+            *_labelled("note", db.notes),
             ("runs", "yes" if refusal is None else f"no: {refusal}"),
         ]
     )

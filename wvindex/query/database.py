@@ -56,6 +56,8 @@ class Store(Mapping[str, Tensor]):
         Opens it again, also in another process (see `Handle`).
     identity : callable, optional
         Gives what tells it from another one at its path.
+    notes : tuple of str
+        What is odd about a bare checkpoint's files, though valid.
 
     Attributes
     ----------
@@ -75,8 +77,10 @@ class Store(Mapping[str, Tensor]):
         stats: ReadStats | None = None,
         reopen: Callable[[], Store] | None = None,
         identity: Callable[[], str] | None = None,
+        notes: tuple[str, ...] = (),
     ) -> None:
         self.path = path
+        self.notes = notes
         self.config = config
         self.catalog = catalog
         self.stats = stats

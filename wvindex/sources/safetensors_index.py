@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -82,18 +82,24 @@ def _locate_shard(path: Path, stem: str, count: int) -> Checkpoint:
 def _locate_directory(directory: Path) -> Checkpoint:
     names = list_names(directory)
     files = [name for name in names if name.endswith(SUFFIX)]
+    others = [name for name in names if name.lower().endswith(".gguf")]
     indexes = _index_names(names)
     if len(indexes) > 1 and _MODEL_INDEX not in indexes:
         raise UnknownFormat("several indexes: name one of them", file=directory, found=", ".join(indexes))
     if indexes:
         name = indexes[0]
         data = read_beside(directory, name, MAX_JSON_BYTES) or b""
-        return _locate_indexed(directory, name, data, files)
+        return _locate_indexed(directory, name, data, [*files, *others])
     if not files:
         raise UnknownFormat("no safetensors file in the directory", file=directory)
     _check_numbered(directory, files)
     chosen = [_MODEL] if _MODEL in files else files
-    return _checkpoint(directory, chosen, None, set(files) - set(chosen))
+    found = _checkpoint(directory, chosen, None, {*files, *others} - set(chosen))
+    stems = {shard[1] if (shard := _SHARD_NAME.fullmatch(name)) else name for name in chosen}
+    if len(stems) > 1:
+        note = f"taken for one model, though no index says so: {', '.join(chosen)}"
+        found = replace(found, notes=(*found.notes, note))
+    return found
 
 
 def _index_names(names: Sequence[str]) -> list[str]:
