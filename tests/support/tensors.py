@@ -41,11 +41,15 @@ def plain_tensor(values: NDArray[Any], *, heads: Heads | None = None, key: str =
 
 
 def encoded_tensor(
-    raw: NDArray[np.uint8], encoding: Encoding, scales: NDArray[np.float32] | None = None
+    raw: NDArray[np.uint8],
+    encoding: Encoding,
+    scales: NDArray[np.float32] | None = None,
+    *,
+    heads: Heads | None = None,
 ) -> Tensor:
     """Give the matrix of encoded rows."""
     width = raw.shape[1] // encoding.type_size * encoding.block_size
-    return _tensor((len(raw), width), encoding, RowsInMemory(raw, scales), None, "w")
+    return _tensor((len(raw), width), encoding, RowsInMemory(raw, scales), heads, "w")
 
 
 def _tensor(

@@ -33,6 +33,7 @@ VERSION: Final = 1
 """Of what is computed: a change of any number's meaning is a new version, and all is computed again."""
 
 _TEXT: Final = frozenset({"key", "role", "shape", "encoding"})
+_LISTS: Final = frozenset({"singular_values"})
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -196,7 +197,7 @@ def _is_cell(column: str, value: object) -> bool:
         return isinstance(value, str)
     value = from_json(value)
     if isinstance(value, list):
-        return all(isinstance(one, int | float) for one in value)
+        return column in _LISTS and all(isinstance(one, int | float) for one in value)
     return value is None or isinstance(value, int | float)
 
 

@@ -290,7 +290,7 @@ def bins_kernel() -> Callable[..., None]:
 
     def bins(values: Any, low: float, high: float, counts: Any) -> None:
         n = counts.size
-        per_unit = n / (high - low)
+        per_unit = n / (high - low) if high > low else 0.0
         for i in range(values.size):
             value = np.float64(values[i])
             if low <= value <= high:

@@ -45,7 +45,7 @@ def histogram(tensor: Tensor, low: float, high: float, n_bins: int = 64) -> NDAr
     Returns
     -------
     array of int64, shape (n_bins,)
-        All in the last bin where `low` is `high`.
+        All in the first bin where `low` is `high`.
     """
     parts = Parts(lambda: np.zeros(n_bins, np.int64))
     count = bins_kernel()
@@ -69,7 +69,7 @@ def histogram_bars(tensor: Tensor, low: float, high: float, n_bins: int) -> Bars
 
 def text_bars(bars: Bars, width: int) -> str:
     """Draw bars to the right of their labels, a line each, from zero; numbers stand behind them."""
-    numbers = ["" if math.isnan(value) else f"{value:.4g}" for value in bars.values]
+    numbers = [_number(value) for value in bars.values]
     widest = max((len(label) for label in bars.labels), default=0)
     label_width = min(widest, max(width // 2, 8))
     room = max(width - label_width - max((len(n) for n in numbers), default=0) - 3, 8)
@@ -80,6 +80,12 @@ def text_bars(bars: Bars, width: int) -> str:
         drawn = ("█" * (eighths // 8) + _EIGHTHS[eighths % 8]).rstrip()
         lines.append(f"{label[-label_width:]:<{label_width}} {drawn:<{room}} {number}".rstrip())
     return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return ""
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:.4g}"
 
 
 def write_bars(bars: Bars, file: str | Path) -> None:
