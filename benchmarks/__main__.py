@@ -15,7 +15,18 @@ from benchmarks.harness import Bench
 
 HERE = Path(__file__).resolve().parent
 
-NAMES = ("decode", "opening", "building", "reading", "rows", "absorb", "inference", "scale", "linking")
+NAMES = (
+    "decode",
+    "opening",
+    "building",
+    "reading",
+    "rows",
+    "absorb",
+    "inference",
+    "scale",
+    "linking",
+    "stats",
+)
 """Modules of this package, in the order of their turns."""
 
 
