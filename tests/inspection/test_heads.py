@@ -10,7 +10,9 @@ import pytest
 import wvindex as wv
 from tests.support.packed import REPO_GOLDEN
 from tests.support.stores import Stores
+from tests.support.tensors import plain_tensor
 from wvindex.arch.keys import split_layer
+from wvindex.formats.arrays import Heads
 from wvindex.inspection.heads import head_grams, head_moments
 from wvindex.query.layers import Layer
 
@@ -97,3 +99,11 @@ def test_choosing_one_projection_chooses_its_layer(stores: Stores) -> None:
     one = wv.stats(path, "*.q_proj.weight", layers=1, by="head")
     assert one == wv.stats(path, layers=1, by="head")
     assert set(one["layer"]) == {1}
+
+
+def test_a_head_that_is_not_finite_spoils_no_other() -> None:
+    values = np.random.default_rng(0).standard_normal((32, 64), np.float32)
+    values[0, 0], values[9, 1] = np.inf, np.nan
+    for axis, shown in ((0, values), (1, np.ascontiguousarray(values.T))):
+        grams = head_grams(plain_tensor(shown, heads=Heads(axis=axis, count=4)))
+        assert [bool(np.isfinite(gram).all()) for gram in grams] == [False, False, True, True]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wvindex.formats.blas import one_thread
 from wvindex.inspection.moments import Moments
-from wvindex.inspection.scan import Parts, scan
+from wvindex.inspection.scan import Parts, scan, widened
 from wvindex.query.database import Store
 from wvindex.query.layers import Layer
 from wvindex.query.lazy import Tensor
@@ -90,9 +90,10 @@ def head_grams(tensor: Tensor) -> NDArray[np.float64]:
     parts = Parts(lambda: np.zeros((count, width, width)))
 
     def consume(first_row: int, values: Values) -> None:
-        heads = np.moveaxis(values.reshape(-1, count, width), 0, 1).astype(np.float64)  # (heads, rows, width)
+        heads = np.moveaxis(widened(values).reshape(-1, count, width), 0, 1)  # (heads, rows, width)
         sums = parts.take()
-        sums += heads.transpose(0, 2, 1) @ heads
+        with np.errstate(invalid="ignore"):  # infinity times zero, in a head that has one
+            sums += heads.transpose(0, 2, 1) @ heads
         parts.give(sums)
 
     with one_thread():
@@ -101,8 +102,9 @@ def head_grams(tensor: Tensor) -> NDArray[np.float64]:
 
 
 def _gram(head: Tensor) -> NDArray[np.float64]:
-    values = np.asarray(head.read(dtype=np.float32), np.float64)
-    product: NDArray[np.float64] = values @ values.T
+    values = widened(head.read(dtype=np.float32))
+    with np.errstate(invalid="ignore"):
+        product: NDArray[np.float64] = values @ values.T
     return product
 
 

@@ -41,15 +41,16 @@ def _sum(values: Any) -> Any:
     return found
 
 
-def _deviations(values: Any, mean: Any) -> Any:
-    second = third = fourth = 0.0
+def _deviations(values: Any, middle: Any) -> Any:
+    first = second = third = fourth = 0.0
     for i in range(values.size):
-        d = np.float64(values[i]) - mean
+        d = np.float64(values[i]) - middle
         square = d * d
+        first += d
         second += square
         third += square * d
         fourth += square * square
-    return second, third, fourth
+    return first, second, third, fourth
 
 
 # Slices, not ranges of indices: an index that might be negative keeps a loop from being vectorized.
@@ -133,6 +134,27 @@ def merge_kernel() -> Callable[..., None]:
 
 
 @inline
+def piece_state(values: Any, near: float, part: Any) -> None:
+    """Fill the moments of state 0 of `part` from finite values, in one pass if their mean is about `near`.
+
+    Powers of deviations from another number than the mean cancel when they are shifted to it; within a
+    standard deviation or so no digit is lost. From further away the mean is found first.
+    """
+    n = values.size
+    first, second, third, fourth = deviations(values, near)
+    off = first / n
+    if not off * first * 4 < second:
+        near = sum_of(values) / n
+        first, second, third, fourth = deviations(values, near)
+        off = first / n
+    square = off * off
+    part[0, MEAN] = near + off
+    part[0, M2] = max(second - n * square, 0.0)
+    part[0, M3] = third - 3 * off * second + 2 * n * square * off
+    part[0, M4] = max(fourth - 4 * off * third + 6 * square * second - 3 * n * square * square, 0.0)
+
+
+@inline
 def finite_state(values: Any, part: Any) -> None:
     """Fill state 0 of `part` from values of which some are not finite."""
     n = zeros = nan = 0
@@ -174,7 +196,7 @@ def moments_kernel(wide: bool) -> Callable[..., None]:
     """
     ordered = ordered64 if wide else ordered32
     infinity = np.int64(0x7FF0000000000000) if wide else np.int32(0x7F800000)
-    twice = twice64 if wide else twice32
+    twice, narrow = (twice64, np.int64) if wide else (twice32, np.int32)
 
     def moments(values: Any, bits: Any, width: int, states: Any) -> None:
         part = np.empty((1, STATE))
@@ -187,12 +209,13 @@ def moments_kernel(wide: bool) -> Callable[..., None]:
                 piece = values[start : min(start + PIECE, end)]
                 whole = bits[start : min(start + PIECE, end)]
                 least = most = ordered(whole[0])
-                zeros = np.int32(0)
+                zeros = narrow(0)
                 for i in range(whole.size):
                     at = ordered(whole[i])
                     least = min(least, at)
                     most = max(most, at)
-                    zeros += np.int32(twice(whole[i]) == 0)
+                    # Numba widens sums of narrow integers, and narrow ones are counted several at a time.
+                    zeros = narrow(zeros + narrow(twice(whole[i]) == 0))
                 part[0] = 0
                 if most < infinity and least > ~infinity:
                     keys[0], keys[1] = ordered(least), ordered(most)
@@ -202,9 +225,7 @@ def moments_kernel(wide: bool) -> Callable[..., None]:
                     if ends[0] == ends[1]:
                         part[0, MEAN] = ends[0]
                     else:
-                        mean = sum_of(piece) / piece.size
-                        part[0, MEAN] = mean
-                        part[0, M2], part[0, M3], part[0, M4] = deviations(piece, mean)
+                        piece_state(piece, states[segment, MEAN], part)
                 else:
                     finite_state(piece, part)
                 merge_state(states, segment, part, 0)

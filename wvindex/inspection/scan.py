@@ -79,8 +79,9 @@ def bits_of(values: Values) -> NDArray[Any]:
 
 
 def widened(values: Values) -> NDArray[np.float64]:
-    """Give values as float64."""
-    return np.asarray(values, np.float64)
+    """Give values as float64; a signaling NaN becomes a quiet one, and that is all."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(values, np.float64)
 
 
 def scan(
