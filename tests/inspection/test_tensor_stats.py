@@ -248,6 +248,12 @@ def test_a_planted_channel_is_found() -> None:
     assert row["top_channel_ratio"] == pytest.approx(magnitudes[77] / np.median(magnitudes))
 
 
+def test_a_channel_beside_denormal_ones_is_infinitely_larger() -> None:
+    tensor = plain_tensor(np.array([[1e30, 5e-324, 5e-324]]))
+    row = tensor_row(tensor, summarize([tensor]))
+    assert (row["outlier_channels"], row["top_channel"], row["top_channel_ratio"]) == (1, 0, math.inf)
+
+
 def test_planted_outliers_are_counted() -> None:
     values = np.random.default_rng(5).standard_normal((256, 512), np.float32)
     values[::64, 0] = [50, -50, 60, -60]

@@ -39,8 +39,9 @@ class Channels:
 def channel_ratios(column_absmax: Values) -> Values:
     """Give each column's largest magnitude over that of the median column; NaN where that is zero."""
     magnitudes = np.asarray(column_absmax, np.float64)
-    median = float(np.median(magnitudes)) if magnitudes.size else 0.0
-    return magnitudes / median if median > 0 else np.full(magnitudes.shape, math.nan)
+    with np.errstate(over="ignore"):  # a ratio to a denormal may be infinite
+        median = float(np.median(magnitudes)) if magnitudes.size else 0.0
+        return magnitudes / median if median > 0 else np.full(magnitudes.shape, math.nan)
 
 
 def channels(column_absmax: Values) -> Channels:
