@@ -26,6 +26,7 @@ NAMES = (
     "inference",
     "scale",
     "linking",
+    "stats",
 )
 """Modules of this package, in the order of their turns."""
 

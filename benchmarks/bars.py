@@ -68,6 +68,7 @@ _ALL: Final = (
     Bar("token", "one generated token, the same", "x transformers float32", 1.5, "at least"),
     Bar("build-memory", "peak memory of any build, beyond max_memory", "MiB", 150, "at most"),
     Bar("link", "link a model of 2,000 tensors", "s (about a second)", 1.25, "at most"),
+    Bar("stats", "statistics of a packed model of 1 GB", "x the time of decoding it", 2, "at most"),
     Bar("import", "import wvindex", "s", 0.3, "at most"),
     Bar("help", "wvindex --help", "s", 0.2, "at most"),
     Bar("first-decode", "a fresh process's first decoded tensor", "s", 1, "at most"),

@@ -10,6 +10,8 @@ from wvindex.errors import WvindexError
 
 if TYPE_CHECKING:
     from wvindex.building import Progress, build, plan
+    from wvindex.inspection.api import stats
+    from wvindex.inspection.table import Table
     from wvindex.opening import open
     from wvindex.query.database import Store
     from wvindex.query.lazy import Tensor
@@ -20,6 +22,7 @@ __all__ = [
     "Plan",
     "Progress",
     "Store",
+    "Table",
     "Tensor",
     "Verification",
     "WvindexError",
@@ -28,6 +31,7 @@ __all__ = [
     "errors",
     "open",
     "plan",
+    "stats",
     "verify",
 ]
 
@@ -35,12 +39,14 @@ _HOMES = {
     "Plan": "wvindex.transform.plan",
     "Progress": "wvindex.building",
     "Store": "wvindex.query.database",
+    "Table": "wvindex.inspection.table",
     "Tensor": "wvindex.query.lazy",
     "Verification": "wvindex.verifying",
     "build": "wvindex.building",
     "errors": "wvindex",
     "open": "wvindex.opening",
     "plan": "wvindex.building",
+    "stats": "wvindex.inspection.api",
     "verify": "wvindex.verifying",
 }
 

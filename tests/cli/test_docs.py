@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 import pytest
 
-from tests.support.cli import REPOSITORY, environment
+import wvindex
+from tests.support.cli import EXAMPLE, REPOSITORY, environment
 from wvindex.cli.main import COMMANDS, cli
 
 PAGE = (REPOSITORY / "docs" / "cli.md").read_text(encoding="utf-8")
@@ -63,15 +64,17 @@ def test_options_of_all_commands_are_documented(word: str) -> None:
     assert re.search(rf"{word}`", PAGE.partition("\n## ")[0])
 
 
-def test_the_examples_print_what_they_say(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["cli.md", "inspect.md"])
+def test_the_examples_print_what_they_say(name: str, tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / name).read_text(encoding="utf-8")
     (tmp_path / "examples").symlink_to(REPOSITORY / "examples", target_is_directory=True)
     checker = doctest.OutputChecker()
     examples = [
         (line, said)
-        for block in re.findall(r"^```console\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+        for block in re.findall(r"^```console\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
         for line, said in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE)
     ]
-    assert len(examples) >= len(COMMANDS)
+    assert len(examples) >= 7
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for line, said in examples:
         done = subprocess.run(
@@ -84,3 +87,12 @@ def test_the_examples_print_what_they_say(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         assert checker.check_output(said, done.stdout, doctest.ELLIPSIS), f"{line}\n{done.stdout}"
+
+
+def test_the_python_of_inspect_md_runs(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "inspect.md").read_text(encoding="utf-8")
+    (tmp_path / "kjv.zarr").symlink_to(wvindex.build(EXAMPLE, tmp_path / "built.zarr"))
+    for block in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        subprocess.run(
+            [sys.executable, "-W", "error", "-c", block], cwd=tmp_path, env=environment(), check=True
+        )

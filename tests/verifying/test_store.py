@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import wvindex
 from tests.support.sealing import chunk_path, edit, faults, flip, only_fault, seal
+from tests.support.trees import names
 from wvindex.errors import NotAStore, StoreVersionError, UsageError
 from wvindex.store.reader import open_catalog
 from wvindex.verifying import KINDS, verify
@@ -485,3 +486,12 @@ def test_the_public_name_is_the_function(sound: Path) -> None:
 def test_resealing_changes_nothing_else(store: Path) -> None:
     before = (store / "zarr.json").read_bytes()
     assert (seal(store) / "zarr.json").read_bytes() == before
+
+
+def test_statistics_that_were_kept_are_no_fault(store: Path) -> None:
+    wvindex.stats(store)
+    assert names(store / "stats")
+    assert faults(store) == []
+    (store / "stats" / "below").mkdir()
+    (store / "stats" / "below" / "x").write_text("stray")
+    assert faults(store) == [("extra_file", None, "stats/below/x")]

@@ -21,6 +21,23 @@ def json_option(command: Decorated) -> Decorated:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
 
 
+def table_options(command: Decorated) -> Decorated:
+    """Add ``--sort``, ``--ascending``, ``--columns``, ``--json`` and ``--csv``."""
+    for option in (
+        click.option(
+            "--csv", "as_csv", is_flag=True, help="Print comma-separated values, with a line of names."
+        ),
+        json_option,
+        click.option(
+            "--columns", metavar="NAMES", help="These columns, parted by commas, or 'all'; 'key,std,p99_9'."
+        ),
+        click.option("--ascending", is_flag=True, help="Sort from the least; numbers fall otherwise."),
+        click.option("--sort", metavar="COLUMN", help="Sort by a column, whether it is shown or not."),
+    ):
+        command = option(command)
+    return command
+
+
 def build_options(command: Decorated) -> Decorated:
     """Add what `wvindex.plan` and `wvindex.build` both take."""
     for option in (

@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from wvindex.cli.errors import printable
+from wvindex.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from wvindex.inspection.table import Table
 
 Row = Sequence[str]
 
@@ -77,6 +80,69 @@ def emit_table(columns: Row, rows: Iterable[Row], *, right: Sequence[str] = ()) 
             for title, cell, width in zip(columns, row, widths, strict=True)
         )
         click.echo((" " * _GAP).join(padded).rstrip())
+
+
+def emit_result(
+    table: Table,
+    *,
+    shown: Sequence[str],
+    columns: str | None = None,
+    sort: str | None = None,
+    ascending: bool = False,
+    as_json: bool = False,
+    as_csv: bool = False,
+) -> Table:
+    """Print what an inspection gives, as the options of `wvindex.cli.options.table_options` say.
+
+    Parameters
+    ----------
+    table : Table
+    shown : sequence of str
+        Columns of the text table where `columns` names none; JSON and CSV have all.
+    columns, sort, ascending, as_json, as_csv
+        The options.
+
+    Returns
+    -------
+    Table
+        What was printed.
+
+    Raises
+    ------
+    UsageError
+        If there is no such column, or two formats are asked for.
+    """
+    if as_json and as_csv:
+        raise UsageError("one format at a time", field="csv", found="--json and --csv")
+    if sort is not None:
+        table = table.sorted(sort, descending=False if ascending else None)
+    if columns is not None and columns != "all":
+        table = table.select([name.strip() for name in columns.split(",")])
+    elif columns is None and not (as_json or as_csv):
+        table = table.select([name for name in table.columns if name in shown])
+    if as_json:
+        emit_json(table.to_json())
+    elif as_csv:
+        click.echo(table.to_csv(), nl=False)
+    elif not len(table):
+        note("nothing matches")
+    else:
+        numbers = [name for name in table.columns if not any(isinstance(one, str) for one in table[name])]
+        emit_table(table.columns, [[number_text(one) for one in row] for row in table.rows], right=numbers)
+    for text in table.notes:
+        note(f"note: {text}")
+    return table
+
+
+def number_text(value: Any) -> str:
+    """Write a cell: floats with four significant digits, nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if isinstance(value, list | tuple):
+        return " ".join(map(number_text, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def shape_text(shape: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""The progress bar of a build, on stderr; none off a terminal."""
+"""Progress bars, on stderr; none off a terminal."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Report = Callable[["Progress"], None]
 
+Update = Callable[[int, int], None]
+"""Told what is done, and of how much."""
+
 
 @contextmanager
 def build_progress(*, quiet: bool = False) -> Iterator[Report | None]:
@@ -23,6 +26,19 @@ def build_progress(*, quiet: bool = False) -> Iterator[Report | None]:
 
     Gives what `wvindex.build` takes as ``progress``: None if `quiet`, or if stderr is no terminal.
     """
+    with _bar(quiet=quiet) as update:
+        yield None if update is None else lambda at: update(at.bytes_done, at.bytes_total)
+
+
+@contextmanager
+def scan_progress() -> Iterator[Update | None]:
+    """Show how many bytes were gone through, until it is over: ``progress(bytes_done, bytes_total)``."""
+    with _bar(transient=True) as update:
+        yield update
+
+
+@contextmanager
+def _bar(*, quiet: bool = False, transient: bool = False) -> Iterator[Update | None]:
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -36,9 +52,9 @@ def build_progress(*, quiet: bool = False) -> Iterator[Report | None]:
         _rate_column(),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=Console(stderr=True), expand=True) as bar:
-        task = bar.add_task("build", total=None)
-        yield lambda at: bar.update(task, completed=at.bytes_done, total=at.bytes_total)
+    with Progress(*columns, console=Console(stderr=True), expand=True, transient=transient) as bar:
+        task = bar.add_task("progress", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _size_column() -> ProgressColumn:

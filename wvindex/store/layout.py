@@ -23,8 +23,11 @@ CHUNK_SEPARATOR: Final = "."
 """Between the numbers of a chunk's name."""
 
 _SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789._-")
+STATISTICS: Final = "stats"
+"""A directory in a store's root: what may be computed again, and belongs to no reader."""
+
 _RESERVED: Final = frozenset(
-    {"zarr.json", "catalog.json", "building.json", "c", "layers", "tokenizer", "stats"}
+    {"zarr.json", "catalog.json", "building.json", "c", "layers", "tokenizer", STATISTICS}
 )
 _EMPTY: Final = "%"
 _NUMBER: Final = re.compile("[0-9]{1,16}")

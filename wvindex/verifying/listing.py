@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wvindex.store.catalog import Catalog
+from wvindex.store.layout import STATISTICS
 from wvindex.store.metadata import CATALOG_JSON, ZARR_JSON
 from wvindex.store.objects import LocalObjects, Objects
 from wvindex.store.remote import ZarrObjects
@@ -33,9 +34,9 @@ class Explained:
 
     def is_file(self, path: str) -> bool:
         """Whether a file should be at `path`."""
-        if path in self._documents:
-            return True
         parts = path.split("/")
+        if path in self._documents or (parts[0] == STATISTICS and len(parts) == 2):
+            return True
         depth = 3 if parts[0] == "layers" else 1  # see wvindex.store.layout.array_path
         entry, name = self._arrays.get("/".join(parts[:depth])), "/".join(parts[depth:])
         if entry is None or entry.link is not None:

@@ -1,0 +1,165 @@
+"""``wvindex stats``: statistics of weights, exact over all of them."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from wvindex.cli.options import PATH, table_options
+from wvindex.cli.output import emit, emit_result, note
+from wvindex.cli.progress import scan_progress
+from wvindex.cli.slicing import parse_layers
+from wvindex.errors import UsageError
+
+if TYPE_CHECKING:
+    from wvindex.inspection.plot import Bars
+    from wvindex.inspection.table import Table
+    from wvindex.query.database import Store
+
+BY: Final = ("tensor", "layer", "role", "head", "expert", "row", "column")
+
+_OF_MOST: Final = ("mean", "std", "absmax", "kurtosis")
+
+SHOWN: Final = {
+    "tensor": ("key", "encoding", *_OF_MOST, "outliers", "stable_rank", "effective_rank", "spectral_norm"),
+    "layer": ("layer", "tensors", "bits_per_weight", *_OF_MOST, "outliers"),
+    "role": ("role", "tensors", "bits_per_weight", *_OF_MOST, "outliers"),
+    "head": ("layer", "head", "kv_head", "qk_norm", "ov_norm", "q_l2", "k_l2", "v_l2", "o_l2"),
+    "expert": ("key", "expert", "l2", "norm_ratio", "dead", "nearest", "cosine", "duplicate"),
+    "row": ("key", "row", *_OF_MOST, "l2"),
+    "column": ("key", "column", *_OF_MOST, "absmax_ratio"),
+}
+"""Columns that fit a terminal; --columns, --json and --csv have the others."""
+
+PARTS: Final = ("head", "expert", "row", "column")
+"""What of a tensor or a layer a row may be."""
+
+PLOTTED: Final = {"head": "qk_norm", "expert": "l2"}
+"""What a plot without --sort shows, where it is not the standard deviation."""
+
+_BINS: Final = 33
+_TERMINAL: Final = "-"
+
+
+@click.command("stats")
+@click.argument("path", type=PATH)
+@click.argument("selector", default="*")
+@click.option("--layer", metavar="LAYERS", help="Of these layers alone: 3, or 3:7 (3 to 6), or 1,4.")
+@click.option("--role", metavar="GLOB", help="Of this role in a layer: 'self_attn.*', 'mlp.down_proj'.")
+@click.option(
+    "--by", type=click.Choice(BY), default="tensor", show_default=True, help="What a row of the table is."
+)
+@click.option(
+    "--spectrum",
+    type=click.Choice(("top", "full")),
+    help="Also singular values of matrices: the largest, or all of them for the effective rank.",
+)
+@click.option(
+    "--plot",
+    is_flag=False,
+    flag_value=_TERMINAL,
+    metavar="[FILE]",
+    help="Draw the sorted column, or one tensor's histogram, here or to FILE.png or FILE.svg.",
+)
+@click.option("--no-keep", is_flag=True, help="Compute all of it, and leave the store's stats/ alone.")
+@table_options
+def command(
+    path: str,
+    selector: str,
+    layer: str | None,
+    role: str | None,
+    by: str,
+    spectrum: str | None,
+    plot: str | None,
+    no_keep: bool,
+    **printing: Any,
+) -> None:
+    """Show statistics of the weights of PATH, exact over all of them.
+
+    PATH is a store, or a bare GGUF or safetensors checkpoint. SELECTOR is a glob for keys, as in `wvindex
+    ls`. A store keeps what was computed.
+    """
+    import wvindex as wv
+
+    with wv.open(path) as db:
+        layers = None if layer is None else _layer_numbers(db, layer)
+        with scan_progress() as progress:
+            table = wv.stats(
+                db,
+                selector,
+                layers,
+                by,  # type: ignore[arg-type]
+                role=role,
+                spectrum=spectrum,  # type: ignore[arg-type]
+                keep=not no_keep,
+                progress=progress,
+            )
+        if plot is None:
+            emit_result(table, shown=SHOWN[by], **printing)
+            _note_nonfinite(table)
+        else:
+            _plot(db, table, by, plot, printing)
+
+
+def _layer_numbers(db: Store, text: str) -> list[int]:
+    from wvindex.arch.keys import split_layer
+
+    have = sorted({n for n, _ in map(split_layer, db) if n is not None})
+    chosen: set[int] = set()
+    for part in parse_layers(text):
+        wanted = {part} if isinstance(part, int) else set(range(*part.indices(max(have, default=-1) + 1)))
+        chosen |= wanted
+    return sorted(chosen)
+
+
+def _note_nonfinite(table: Table) -> None:
+    if "nan" in table.columns and "inf" in table.columns:
+        odd = sum(bool(nan or inf) for nan, inf in zip(table["nan"], table["inf"], strict=True))
+        if odd:
+            note(f"note: {odd} of {len(table)} {table.name} hold NaN or infinity, which are left out")
+
+
+def _plot(db: Store, table: Table, by: str, target: str, printing: dict[str, Any]) -> None:
+    from wvindex.inspection.plot import text_bars, write_bars
+
+    if printing["as_json"] or printing["as_csv"]:
+        raise UsageError("a plot is neither JSON nor CSV", field="plot")
+    bars = _bars(db, table, by, printing["sort"], ascending=printing["ascending"])
+    if bars is None:
+        note("nothing matches")
+    elif target == _TERMINAL:
+        emit(text_bars(bars, shutil.get_terminal_size().columns if sys.stdout.isatty() else 80))
+    else:
+        write_bars(bars, target)
+        emit(target)
+
+
+def _bars(db: Store, table: Table, by: str, sort: str | None, *, ascending: bool) -> Bars | None:
+    """Give a single tensor's histogram, from its 0.1% to its 99.9% quantile; else a column of the table."""
+    from wvindex.inspection.plot import histogram_bars, table_bars
+
+    if not len(table):
+        return None
+    if by == "tensor" and len(table) == 1 and sort is None:
+        (row,) = table
+        low, high = row["p0_1"], row["p99_9"]
+        return histogram_bars(db[row["key"]], low, high, _BINS if low < high else 1)
+    column = sort or PLOTTED.get(by, "std")
+    if sort is not None:
+        table = table.sorted(sort, descending=False if ascending else None)
+    labels = [_label(row) for row in table]
+    return table_bars(f"{column} of {table.name}", labels, table[column])
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    """Say what a row of a table is."""
+    if "role" in row and "key" not in row:
+        return str(row["role"])
+    number = "" if row.get("layer") is None else f"layer {row['layer']}"
+    parts = [str(row.get("key", number or "no layer"))]
+    parts += [f"{name} {row[name]}" for name in PARTS if name in row]
+    return " ".join(parts)

@@ -1,0 +1,120 @@
+"""Attention head by head: norms of its projections, and of the products that it makes of them.
+
+A head's scores are ``x_i^T (W_q^T W_k) x_j``, what it writes ``(W_o W_v) x_j``. The Frobenius norms of those
+hidden x hidden products come from Gram matrices of head_dim x head_dim, as the trace is cyclic:
+``||W_q^T W_k||^2 = <W_q W_q^T, W_k W_k^T>``. The products themselves are never made. Rotary
+embedding, norms on queries and keys, and per-token factors (`row_scale`) are left aside: these are norms of
+the stored matrices.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wvindex.formats.blas import one_thread
+from wvindex.inspection.moments import Moments
+from wvindex.inspection.scan import Parts, scan, widened
+from wvindex.query.database import Store
+from wvindex.query.layers import Layer
+from wvindex.query.lazy import Tensor
+from wvindex.query.stream import Values
+
+PROJECTIONS: Final = ("q", "k", "v", "o")
+_OF_EACH: Final = ("l2", "absmax", "kurtosis")
+
+HEAD: Final = (
+    *("layer", "head", "kv_head", "qk_norm", "ov_norm"),
+    *(f"{name}_{what}" for what in _OF_EACH for name in PROJECTIONS),
+)
+
+
+def head_projections(layer: Layer) -> dict[str, Tensor] | None:
+    """Give a layer's q, k, v and o, where all are there, are matrices, and divide into heads; else None."""
+    try:
+        found = {name: layer[f"self_attn.{name}_proj.weight"] for name in PROJECTIONS}
+    except KeyError:
+        return None
+    ok = all(tensor.heads and tensor.ndim == 2 and tensor.size for tensor in found.values())
+    return found if ok else None
+
+
+def head_rows(db: Store, number: int) -> list[dict[str, Any]]:
+    """Give a row for each query head of a layer: the columns `HEAD`; nothing without dense projections.
+
+    Heads of keys and values that several query heads share stand in each of their rows.
+    """
+    projections = head_projections(db.layers[number])
+    if projections is None:
+        return []
+    counts = {name: tensor.heads or 1 for name, tensor in projections.items()}
+    moments = {name: head_moments(tensor) for name, tensor in projections.items()}
+    grams = {name: head_grams(tensor) for name, tensor in projections.items()}
+    rows = []
+    for head in range(counts["q"]):
+        of = {name: head * counts[name] // counts["q"] for name in PROJECTIONS}
+        row: dict[str, Any] = {
+            "layer": number,
+            "head": head,
+            "kv_head": of["k"],
+            "qk_norm": _product_norm(grams["q"][of["q"]], grams["k"][of["k"]]),
+            "ov_norm": _product_norm(grams["o"][of["o"]], grams["v"][of["v"]]),
+        }
+        for what in _OF_EACH:
+            row |= {f"{name}_{what}": getattr(moments[name][of[name]], what) for name in PROJECTIONS}
+        rows.append(row)
+    return rows
+
+
+def head_moments(tensor: Tensor) -> list[Moments]:
+    """Take the moments of each head of a projection, in one pass."""
+    count, by_rows = _division(tensor)
+    seen = scan(tensor, rows_per_group=len(tensor) // count) if by_rows else scan(tensor, n_segments=count)
+    return [Moments.of_state(state) for state in seen.states]
+
+
+def head_grams(tensor: Tensor) -> NDArray[np.float64]:
+    """Give each head's Gram matrix over its own dimensions: ``W W^T`` of its rows, ``W^T W`` of its columns.
+
+    Returns
+    -------
+    array of float64, shape (heads, head_dim, head_dim)
+    """
+    count, by_rows = _division(tensor)
+    if by_rows:
+        return np.stack([_gram(tensor.head(i)) for i in range(count)])
+    width = tensor.shape[-1] // count
+    parts = Parts(lambda: np.zeros((count, width, width)))
+
+    def consume(first_row: int, values: Values) -> None:
+        heads = np.moveaxis(widened(values).reshape(-1, count, width), 0, 1)  # (heads, rows, width)
+        sums = parts.take()
+        with np.errstate(invalid="ignore"):  # infinity times zero, in a head that has one
+            sums += heads.transpose(0, 2, 1) @ heads
+        parts.give(sums)
+
+    with one_thread():
+        tensor.stream(consume)
+    return sum(parts.all(), np.zeros((count, width, width)))
+
+
+def _gram(head: Tensor) -> NDArray[np.float64]:
+    values = widened(head.read(dtype=np.float32))
+    with np.errstate(invalid="ignore"):
+        product: NDArray[np.float64] = values @ values.T
+    return product
+
+
+def _division(tensor: Tensor) -> tuple[int, bool]:
+    """Give the number of heads, and whether they divide rows (else columns)."""
+    heads = tensor.spec.heads
+    return (heads.count, heads.axis == 0) if heads else (1, True)
+
+
+def _product_norm(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    if one.shape != other.shape:
+        return math.nan
+    return math.sqrt(max(float(np.vdot(one, other)), 0.0))

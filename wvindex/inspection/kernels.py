@@ -1,0 +1,358 @@
+"""Compiled passes over decoded values: moments, histograms of their bits, largest magnitudes of columns.
+
+Values are looked at through their bits, as integers that sort as the numbers do: minima, maxima, zeros and
+whatever is not finite are found without a branch, and a digit of the bits is a bin of an exact histogram.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Final
+
+import numba
+import numpy as np
+
+from wvindex.formats.kernels._factory import compiled, inline
+
+PIECE: Final = 4096
+"""Values whose mean is known before their deviations are summed: 16 KiB stay in the first-level cache."""
+
+N, MEAN, M2, M3, M4, LEAST, MOST, ZEROS, NAN, INF = range(10)
+STATE: Final = 10
+"""Columns of a state: finite values, their mean, sums of the 2nd to 4th powers of deviations from it,
+smallest, largest, how many are zero; then how many values are NaN, and infinite."""
+
+DIGIT_BITS: Final = 16
+N_BINS: Final = 1 << DIGIT_BITS
+MAX_TARGETS: Final = 250
+"""Bins that a pass looks into at once: their numbers fit a byte."""
+
+# Sums may be regrouped and fused, so that they are taken several at a time.
+_SUMMATION: Final = {"reassoc", "contract", "nsz"}
+
+_options: Final[dict[str, Any]] = {"fastmath": _SUMMATION, "nogil": True, "boundscheck": False}
+
+
+def _sum(values: Any) -> Any:
+    found = 0.0
+    for i in range(values.size):
+        found += np.float64(values[i])
+    return found
+
+
+def _deviations(values: Any, middle: Any) -> Any:
+    first = second = third = fourth = 0.0
+    for i in range(values.size):
+        d = np.float64(values[i]) - middle
+        square = d * d
+        first += d
+        second += square
+        third += square * d
+        fourth += square * square
+    return first, second, third, fourth
+
+
+# Slices, not ranges of indices: an index that might be negative keeps a loop from being vectorized.
+sum_of: Final = numba.njit(**_options)(_sum)
+deviations: Final = numba.njit(**_options)(_deviations)
+
+
+@inline
+def ordered32(bits: Any) -> Any:
+    """Map the bits of a float32 to an integer that sorts as the number does; the map is its own inverse."""
+    return np.int32(bits ^ (np.int32(bits >> 31) & np.int32(0x7FFFFFFF)))
+
+
+@inline
+def ordered64(bits: Any) -> Any:
+    """Map the bits of a float64 likewise."""
+    return np.int64(bits ^ (np.int64(bits >> 63) & np.int64(0x7FFFFFFFFFFFFFFF)))
+
+
+@inline
+def twice32(bits: Any) -> Any:
+    """Shift out the sign: 0 for either zero, and for nothing else."""
+    return np.int32(bits << 1)
+
+
+@inline
+def twice64(bits: Any) -> Any:
+    """Shift out the sign of a float64."""
+    return np.int64(bits << 1)
+
+
+@inline
+def merge_state(into: Any, i: int, part: Any, j: int) -> None:
+    """Merge state j of `part` into state i of `into` (Chan et al. 1979; Pebay 2008, SAND2008-6212)."""
+    into[i, NAN] += part[j, NAN]
+    into[i, INF] += part[j, INF]
+    b = part[j, N]
+    if b == 0:
+        return
+    a = into[i, N]
+    if a == 0:
+        for k in range(NAN):
+            into[i, k] = part[j, k]
+        return
+    n = a + b
+    delta = part[j, MEAN] - into[i, MEAN]
+    over_n = delta / n
+    second, other_second = into[i, M2], part[j, M2]
+    third, other_third = into[i, M3], part[j, M3]
+    product = delta * over_n * a * b
+    into[i, M4] += (
+        part[j, M4]
+        + product * over_n * over_n * (a * a - a * b + b * b)
+        + 6 * over_n * over_n * (a * a * other_second + b * b * second)
+        + 4 * over_n * (a * other_third - b * third)
+    )
+    into[i, M3] += other_third + product * over_n * (a - b) + 3 * over_n * (a * other_second - b * second)
+    into[i, M2] += other_second + product
+    into[i, MEAN] += over_n * b
+    into[i, N] = n
+    into[i, LEAST] = min(into[i, LEAST], part[j, LEAST])
+    into[i, MOST] = max(into[i, MOST], part[j, MOST])
+    into[i, ZEROS] += part[j, ZEROS]
+
+
+@cache
+def merge_kernel() -> Callable[..., None]:
+    """Make ``merge(groups, n_groups_before, parts, rows_per_group, first_row, n_segments)``.
+
+    Part ``row * n_segments + segment`` goes to the group of its row, ``(first_row + row) // rows_per_group``
+    less `n_groups_before`, and of its segment.
+    """
+
+    def merge(groups: Any, before: int, parts: Any, per_group: int, first_row: int, n_segments: int) -> None:
+        for row in range(parts.shape[0] // n_segments):
+            group = (first_row + row) // per_group - before
+            for segment in range(n_segments):
+                merge_state(groups, group * n_segments + segment, parts, row * n_segments + segment)
+
+    return compiled(merge, "merge_moments")
+
+
+@inline
+def piece_state(values: Any, near: float, part: Any) -> None:
+    """Fill the moments of state 0 of `part` from finite values, in one pass if their mean is about `near`.
+
+    Powers of deviations from another number than the mean cancel when they are shifted to it; within a
+    standard deviation or so no digit is lost. From further away the mean is found first.
+    """
+    n = values.size
+    first, second, third, fourth = deviations(values, near)
+    off = first / n
+    if not off * first * 4 < second:
+        near = sum_of(values) / n
+        first, second, third, fourth = deviations(values, near)
+        off = first / n
+    square = off * off
+    part[0, MEAN] = near + off
+    part[0, M2] = max(second - n * square, 0.0)
+    part[0, M3] = third - 3 * off * second + 2 * n * square * off
+    part[0, M4] = max(fourth - 4 * off * third + 6 * square * second - 3 * n * square * square, 0.0)
+
+
+@inline
+def finite_state(values: Any, part: Any) -> None:
+    """Fill state 0 of `part` from values of which some are not finite."""
+    n = zeros = nan = 0
+    mean = 0.0
+    for i in range(values.size):
+        value = np.float64(values[i])
+        if np.isfinite(value):
+            n += 1
+            mean += value
+            zeros += value == 0
+            part[0, LEAST] = value if n == 1 else min(part[0, LEAST], value)
+            part[0, MOST] = value if n == 1 else max(part[0, MOST], value)
+        else:
+            nan += np.isnan(value)
+    part[0, N] = n
+    part[0, ZEROS] = zeros
+    part[0, NAN] = nan
+    part[0, INF] = values.size - n - nan
+    if n == 0:
+        return
+    mean = part[0, LEAST] if part[0, LEAST] == part[0, MOST] else mean / n
+    part[0, MEAN] = mean
+    for i in range(values.size):
+        if np.isfinite(values[i]):
+            d = np.float64(values[i]) - mean
+            part[0, M2] += d * d
+            part[0, M3] += d * d * d
+            part[0, M4] += d * d * d * d
+
+
+@cache
+def moments_kernel(wide: bool) -> Callable[..., None]:
+    """Make ``moments(values, bits, width, states)``: a state for each `width` values of flat arrays.
+
+    Parameters
+    ----------
+    wide : bool
+        Whether values are float64, and `bits` the int64 that are the same bytes; else float32 and int32.
+    """
+    ordered = ordered64 if wide else ordered32
+    infinity = np.int64(0x7FF0000000000000) if wide else np.int32(0x7F800000)
+    twice, narrow = (twice64, np.int64) if wide else (twice32, np.int32)
+
+    def moments(values: Any, bits: Any, width: int, states: Any) -> None:
+        part = np.empty((1, STATE))
+        keys = np.empty(2, bits.dtype)
+        ends = keys.view(values.dtype)
+        for segment in range(states.shape[0]):
+            states[segment] = 0
+            end = (segment + 1) * width
+            for start in range(segment * width, end, PIECE):
+                piece = values[start : min(start + PIECE, end)]
+                whole = bits[start : min(start + PIECE, end)]
+                least = most = ordered(whole[0])
+                zeros = narrow(0)
+                for i in range(whole.size):
+                    at = ordered(whole[i])
+                    least = min(least, at)
+                    most = max(most, at)
+                    # Numba widens sums of narrow integers, and narrow ones are counted several at a time.
+                    zeros = narrow(zeros + narrow(twice(whole[i]) == 0))
+                part[0] = 0
+                if most < infinity and least > ~infinity:
+                    keys[0], keys[1] = ordered(least), ordered(most)
+                    part[0, N] = piece.size
+                    part[0, LEAST], part[0, MOST] = ends[0], ends[1]
+                    part[0, ZEROS] = zeros
+                    if ends[0] == ends[1]:
+                        part[0, MEAN] = ends[0]
+                    else:
+                        piece_state(piece, states[segment, MEAN], part)
+                else:
+                    finite_state(piece, part)
+                merge_state(states, segment, part, 0)
+
+    return compiled(moments, f"moments_{64 if wide else 32}")
+
+
+@cache
+def histogram_kernel(wide: bool) -> Callable[..., None]:
+    """Make ``histogram(bits, counts)``: counts the upper `DIGIT_BITS` of each value's bits, (N_BINS,).
+
+    `bits` are unsigned: bins are in the order of the bits, not of the numbers (see `in_order`).
+    """
+    shift = np.uint64((64 if wide else 32) - DIGIT_BITS)
+
+    def histogram(bits: Any, counts: Any) -> None:
+        for i in range(bits.size):
+            counts[np.uint64(bits[i]) >> shift] += 1
+
+    return compiled(histogram, f"digits_{64 if wide else 32}")
+
+
+@cache
+def refine_kernel(wide: bool) -> Callable[..., None]:
+    """Make ``refine(bits, table, prefixes, shift, counts)``: the next digit of some values' ordered bits.
+
+    `bits` are unsigned. `prefixes` are ascending, unsigned: ordered bits (as `ordered32`, with the sign
+    inverted) shifted right by ``shift + DIGIT_BITS``; ``counts[j, digit]`` counts the values of prefix j by
+    the digit at `shift`. `table`, by the upper `DIGIT_BITS` of bits as they are, holds the first prefix of
+    those that values there can have, counted from 1, and 0 where there is none.
+    """
+    top = np.uint64((64 if wide else 32) - DIGIT_BITS)
+    sign = np.uint64(1 << (63 if wide else 31))
+    every = np.uint64((1 << 64) - 1 if wide else (1 << 32) - 1)
+    mask = np.uint64(N_BINS - 1)
+
+    def refine(bits: Any, table: Any, prefixes: Any, shift: Any, counts: Any) -> None:
+        for i in range(bits.size):
+            key = np.uint64(bits[i])
+            first = table[key >> top]
+            if first:
+                key ^= every if key & sign else sign
+                j = first - 1
+                prefix = key >> (np.uint64(shift) + np.uint64(DIGIT_BITS))
+                while j < prefixes.size and prefixes[j] < prefix:
+                    j += 1
+                if j < prefixes.size and prefixes[j] == prefix:
+                    counts[j, (key >> np.uint64(shift)) & mask] += 1
+
+    return compiled(refine, f"refine_{64 if wide else 32}")
+
+
+@cache
+def magnitudes_kernel(wide: bool) -> Callable[..., None]:
+    """Make ``magnitudes(bits, width, most)``: raises `most` to the largest finite magnitude of each column.
+
+    `most` holds magnitudes' bits, as integers of the type of `bits`, which are signed.
+    """
+    kind = np.int64 if wide else np.int32
+    mask = kind(0x7FFFFFFFFFFFFFFF if wide else 0x7FFFFFFF)
+    infinity = kind(0x7FF0000000000000 if wide else 0x7F800000)
+
+    def magnitudes(bits: Any, width: int, most: Any) -> None:
+        for start in range(0, bits.size, width):
+            row = bits[start : start + width]
+            for i in range(row.size):
+                at = kind(row[i] & mask)
+                at = at if at < infinity else kind(0)
+                most[i] = max(most[i], at)
+
+    return compiled(magnitudes, f"magnitudes_{64 if wide else 32}")
+
+
+def in_order(counts: Any) -> Any:
+    """Bring bins of `histogram_kernel` into the order of numbers: negative ones backwards, then others."""
+    half = N_BINS // 2
+    return np.concatenate([counts[: half - 1 : -1], counts[:half]])
+
+
+@cache
+def bins_kernel() -> Callable[..., None]:
+    """Make ``bins(values, low, high, counts)``: counts finite values within [low, high] in equal bins."""
+
+    def bins(values: Any, low: float, high: float, counts: Any) -> None:
+        n = counts.size
+        per_unit = n / (high - low) if high > low else 0.0
+        for i in range(values.size):
+            value = np.float64(values[i])
+            if low <= value <= high:
+                counts[min(int((value - low) * per_unit), n - 1)] += 1
+
+    return compiled(bins, "bins")
+
+
+@cache
+def columns_kernel() -> Callable[..., None]:
+    """Make ``columns(values, states)``: merges rows (n_rows, n_columns) into a state a column."""
+
+    def columns(values: Any, states: Any) -> None:
+        n_rows, n_columns = values.shape
+        part = np.zeros((n_columns, STATE))
+        for row in range(n_rows):
+            for i in range(n_columns):
+                value = np.float64(values[row, i])
+                if np.isfinite(value):
+                    n = part[i, N]
+                    part[i, LEAST] = min(part[i, LEAST], value) if n else value
+                    part[i, MOST] = max(part[i, MOST], value) if n else value
+                    part[i, N] = n + 1
+                    part[i, MEAN] += value
+                    part[i, ZEROS] += value == 0
+                elif np.isnan(value):
+                    part[i, NAN] += 1
+                else:
+                    part[i, INF] += 1
+        for i in range(n_columns):
+            constant = part[i, LEAST] == part[i, MOST]
+            part[i, MEAN] = part[i, LEAST] if constant else part[i, MEAN] / part[i, N]
+        for row in range(n_rows):
+            for i in range(n_columns):
+                if np.isfinite(values[row, i]):
+                    d = np.float64(values[row, i]) - part[i, MEAN]
+                    square = d * d
+                    part[i, M2] += square
+                    part[i, M3] += square * d
+                    part[i, M4] += square * square
+        for i in range(n_columns):
+            merge_state(states, i, part, i)
+
+    return compiled(columns, "column_moments")
