@@ -5,10 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -133,29 +131,6 @@ def test_a_broken_pipe_ends_a_run_early(kjv: Path) -> None:
         running.stdout.close()
         assert running.stderr.read() == b""
     assert running.returncode == 0
-
-
-def test_an_interrupt_exits_with_130_and_says_what_is_kept(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    tensors = {f"weight.{i}": rng.standard_normal((1024, 1024), np.float32) for i in range(64)}
-    write_weights(tensors, tmp_path)
-    out = tmp_path / "out.zarr"
-    with subprocess.Popen(
-        argv(["build", tmp_path, "-o", out]),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(),
-        text=True,
-    ) as running:
-        while running.poll() is None and not list(tmp_path.glob("out.zarr.building/**/c*")):
-            time.sleep(0.002)
-        running.send_signal(signal.SIGINT)
-        printed, said = running.communicate(timeout=60)
-    assert (running.returncode, printed) == (130, "")
-    first, second = said.splitlines()
-    assert first == "interrupted"
-    assert second.startswith(f"what was written is kept in {out}.building")
-    assert list(tmp_path.glob("out.zarr*")) == [tmp_path / "out.zarr.building"]
 
 
 def test_a_fault_of_ours_is_not_hidden(kjv: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,10 +44,20 @@ def unbroken(source: Path) -> dict[str, bytes | None]:
     return tree(wvindex.build(source, source.parent / "unbroken.zarr"))
 
 
-_START: Final = (
-    "import wvindex.store.commits as commits; commits.GROUP_BYTES = 8 << 20; "
-    "from wvindex.cli.main import main; main()"
-)
+_START: Final = """
+import time
+import wvindex.store.commits as commits
+from wvindex.cli.main import main
+
+def sync_slowly(paths, sync=commits.fsync_paths):
+    time.sleep(0.05)
+    sync(paths)
+
+commits.GROUP_BYTES = 8 << 20
+commits.fsync_paths = sync_slowly
+main()
+"""
+"""A disk so slow that there is time to interrupt."""
 
 
 @dataclass

@@ -10,6 +10,7 @@ import pytest
 
 import wvindex as wv
 from tests.support.cli import EXAMPLE
+from tests.support.sealing import seal
 from wvindex.inspection import api, tensor_stats
 from wvindex.store.checksum import crc32c
 
@@ -78,6 +79,7 @@ def test_other_bytes_are_computed_again(store: Path, computed: list[str]) -> Non
     chunk.write_bytes(data)
     entry["crc32c"][0] = crc32c([bytes(data)])
     (store / "catalog.json").write_text(json.dumps(catalog))
+    seal(store)
     computed.clear()
     wv.stats(store)
     assert computed == ["lm_head.weight"]
