@@ -28,7 +28,9 @@ from wvindex.sources.detect import open_source
 from wvindex.sources.unchanged import hash_files, require_unchanged
 from wvindex.store.catalog import ArrayEntry, Catalog
 from wvindex.store.layout import array_path
-from wvindex.store.writer import PendingArray, StoreWriter, require_target
+from wvindex.store.pending import PendingArray
+from wvindex.store.target import require_target, resolved
+from wvindex.store.writer import StoreWriter
 from wvindex.transform.plan import Operation, Plan, Refusal, plan_source, require_representable
 
 _ARRAYS_IN_FLIGHT = 8
@@ -170,7 +172,7 @@ def build(
     if link and strict_finite:
         raise UsageError("what is linked is not read, so it cannot be found finite", field="strict_finite")
     target = output_path(source, out)
-    require_target(target.absolute(), overwrite=overwrite)
+    require_target(resolved(target), overwrite=overwrite)
     with open_source(Path(source)) as opened:
         planned = _plan(opened, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
         require_representable(planned)
@@ -266,8 +268,17 @@ def _options(planned: Plan, linker: SourceLinks | None) -> dict[str, Any]:
 
 
 def output_path(source: str | os.PathLike[str], out: str | os.PathLike[str] | None) -> Path:
-    """Give where `build` puts the store; nothing is read."""
-    return Path(out) if out is not None else Path(f"{_stem(Path(source))}.zarr")
+    """Give where `build` puts the store; nothing is read.
+
+    Raises
+    ------
+    UsageError
+        If `out` is no path.
+    """
+    if out is None:
+        return Path(f"{_stem(Path(source))}.zarr")
+    resolved(out)
+    return Path(out)
 
 
 def _stem(source: Path) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import pytest
 
 from tests.support.arrays import MemoryArray, catalog_of, memory_array, write_store
@@ -120,15 +123,87 @@ def test_files_that_are_not_journaled_are_removed(path: Path, unbroken: dict[str
     assert path.parent.is_dir()
 
 
-@pytest.mark.parametrize("damage", ["missing", "short"])
-def test_a_journaled_chunk_that_was_tampered_with_is_named(path: Path, damage: str) -> None:
-    chunk = path.with_name("a.zarr.building") / "store" / "layers" / "0" / "a.weight" / "c.2.0"
-    if damage == "missing":
-        chunk.unlink()
-    else:
-        chunk.write_bytes(chunk.read_bytes()[:-1])
-    with pytest.raises(StoreError, match=r"c\.2\.0.*1024 bytes"):
+def _flip(chunk: Path) -> None:
+    data = bytearray(chunk.read_bytes())
+    data[700] ^= 4
+    chunk.write_bytes(data)
+
+
+def _link(chunk: Path) -> None:
+    kept = chunk.rename(chunk.with_name("kept"))
+    chunk.symlink_to(kept)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [Path.unlink, _flip, _link, lambda chunk: chunk.write_bytes(chunk.read_bytes()[:-1])],
+    ids=["missing", "flipped", "linked", "short"],
+)
+def test_a_journaled_chunk_that_is_not_what_was_written_is_written_again(
+    path: Path, damage: Callable[[Path], object], unbroken: dict[str, bytes]
+) -> None:
+    damage(path.with_name("a.zarr.building") / "store" / "layers" / "0" / "a.weight" / "c.2.0")
+    assert build(path, OURS, MORE) == [1, 4]
+    assert contents(path) == unbroken
+
+
+def test_lines_of_another_shape_end_the_journal(path: Path, unbroken: dict[str, bytes]) -> None:
+    journal = path.with_name("a.zarr.building") / "journal"
+    text = b'[["x"], 1, 2, 3]'
+    with journal.open("ab") as file:
+        file.write(b"%08x %s\n" % (google_crc32c.value(text), text))
+    assert build(path, OURS, MORE) == [0, 4]
+    assert contents(path) == unbroken
+
+
+def test_a_journal_that_is_a_pipe_is_refused(path: Path) -> None:
+    journal = path.with_name("a.zarr.building") / "journal"
+    journal.unlink()
+    os.mkfifo(journal)
+    with pytest.raises(StoreError, match="regular"):
         build(path, OURS, MORE)
+    build(path, OURS, MORE, restart=True)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("kind", ["file", "directory", "symlink", "store"])
+def test_what_comes_to_stand_at_the_path_meanwhile_is_kept(
+    tmp_path: Path, kind: str, overwrite: bool
+) -> None:
+    path, elsewhere = tmp_path / "a.zarr", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    other = write_store(elsewhere / "other.zarr", [MORE])
+    if overwrite:
+        write_store(path, [MORE])
+    with StoreWriter(path, identity=IDENTITY, overwrite=overwrite) as writer:
+        entry = writer.write_array(OURS.spec, OURS, workspace=1)
+        if overwrite:
+            shutil.rmtree(path)
+        if kind == "file":
+            path.write_text("precious")
+        elif kind == "symlink":
+            path.symlink_to(elsewhere)
+        elif kind == "directory":
+            path.mkdir()
+            (path / "thesis").write_text("precious")
+        else:
+            other.rename(path)
+        before = contents(path) if path.is_dir() else path.read_bytes()
+        if overwrite and kind == "store":
+            writer.finish(catalog_of({OURS.spec.key: entry}))
+            assert set(open_catalog(path).arrays) == {OURS.spec.key}
+            return
+        with pytest.raises(TargetExists) as caught:
+            writer.finish(catalog_of({OURS.spec.key: entry}))
+        assert caught.value.file == str(path)
+        assert (contents(path) if path.is_dir() else path.read_bytes()) == before
+
+
+def test_a_store_can_be_built_behind_a_symlinked_directory(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    build(tmp_path / "link" / "a.zarr", OURS)
+    assert set(open_catalog(tmp_path / "real" / "a.zarr").arrays) == {OURS.spec.key}
 
 
 @pytest.mark.parametrize("name", ["building.json", "journal"])

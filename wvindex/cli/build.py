@@ -64,13 +64,13 @@ def command(
     import wvindex as wv
     from wvindex.building import output_path
     from wvindex.sources.detect import open_source
-    from wvindex.store.writer import require_target
+    from wvindex.store.target import require_target, resolved
 
     if dry_run:
         planned = wv.plan(source, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
         print_plan(ctx, planned, ledger=False, as_json=as_json)
         return
-    require_target(output_path(source, out).absolute(), overwrite=overwrite)
+    require_target(resolved(output_path(source, out)), overwrite=overwrite)
     if not quiet:
         with open_source(source) as opened:
             for oddity in opened.notes:

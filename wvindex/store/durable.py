@@ -155,8 +155,12 @@ def remove_file(path: Path) -> None:
 
 def remove_tree(path: Path) -> None:
     """Remove a directory and everything in it; of a symlink, the link."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
     with reporting("remove a directory", path):
-        for directory, subdirectories, names in os.walk(path, topdown=False):
+        for directory, subdirectories, names in os.walk(path, topdown=False, onerror=refuse):
             for below in (Path(directory, name) for name in (*names, *subdirectories)):
                 if below.is_dir() and not below.is_symlink():
                     below.rmdir()

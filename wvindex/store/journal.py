@@ -7,11 +7,13 @@ believes the journal. What a power loss leaves of the last lines fails its check
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wvindex.errors import StoreError
 from wvindex.store.checksum import crc32c
 from wvindex.store.durable import append_to, reporting, truncate_file
 
@@ -58,7 +60,7 @@ class Journal:
         self.path = path
         self.directory: int | None = None
         self.chunks: dict[str, WrittenChunk] = {}
-        if path.exists():
+        if os.path.lexists(path):
             self._load()
 
     def start(self, directory: int) -> None:
@@ -72,14 +74,19 @@ class Journal:
         append_to(self.path, [b"".join(lines)])
 
     def _load(self) -> None:
+        if self.path.is_symlink() or not self.path.is_file():
+            raise StoreError("the journal of an interrupted build is no regular file", file=self.path)
         with reporting("read the journal", self.path):
             data = self.path.read_bytes()
         good = 0
         for fields, stop in _decoded(data):
-            if good == 0:
-                [self.directory] = fields
-            else:
-                self.chunks[fields[0]] = WrittenChunk(*fields[1:])
+            match fields:
+                case [int(directory)] if good == 0:
+                    self.directory = directory
+                case [str(file), int(crc), int() | None as nan, int() | None as inf] if good:
+                    self.chunks[file] = WrittenChunk(crc, nan, inf)
+                case _:
+                    break
             good = stop
         if good < len(data):
             truncate_file(self.path, good)
@@ -90,7 +97,7 @@ def _encoded(fields: list[Any]) -> bytes:
     return b"%08x %s\n" % (crc32c([text]), text)
 
 
-def _decoded(data: bytes) -> Iterator[tuple[list[Any], int]]:
+def _decoded(data: bytes) -> Iterator[tuple[Any, int]]:
     """Give each line's fields and where it ends, up to the first that is not whole."""
     start = 0
     while (end := data.find(b"\n", start)) >= 0:
@@ -98,4 +105,8 @@ def _decoded(data: bytes) -> Iterator[tuple[list[Any], int]]:
         if digits != b"%08x" % crc32c([text]):
             return
         start = end + 1
-        yield json.loads(text), start
+        try:
+            fields = json.loads(text)
+        except (ValueError, RecursionError):
+            return
+        yield fields, start

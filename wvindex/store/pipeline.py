@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,12 +12,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from wvindex.errors import StoreError, UndecodableType
+from wvindex.errors import UndecodableType
 from wvindex.formats.arrays import RowReader
 from wvindex.formats.finite import count_nonfinite
 from wvindex.store.checksum import Buffer, crc32c
 from wvindex.store.commits import Commits
-from wvindex.store.durable import write_file
+from wvindex.store.durable import remove_file, reporting, write_file
 from wvindex.store.journal import WrittenChunk
 from wvindex.store.layout import ChunkGrid
 
@@ -105,17 +106,15 @@ class ChunkPipeline:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _is_done(self, name: str, grid: ChunkGrid, index: int) -> bool:
+        """Whether a chunk need not be written; one that is not what was journaled is removed."""
         if name not in self._done:
             return False
         file = self._root / name
-        if file.is_file() and file.stat().st_size == grid.chunk_nbytes(index):
+        if _is_whole(file, grid.chunk_nbytes(index), self._done[name].crc32c):
             return True
-        raise StoreError(
-            "the interrupted build that stands here has been changed; restart, or remove it",
-            file=file,
-            expected=f"{grid.chunk_nbytes(index)} bytes",
-            found=f"{file.stat().st_size} bytes" if file.is_file() else "nothing",
-        )
+        if os.path.lexists(file):
+            remove_file(file)
+        return False
 
     def _write_tile(
         self,
@@ -171,6 +170,13 @@ def chunks_per_tile(grid: ChunkGrid, rows: RowReader) -> int:
     chunk_bytes = max(grid.rows * grid.spec.row_bytes, 1)
     preferred = int(getattr(rows, "preferred_tile_bytes", chunk_bytes))
     return max(preferred // chunk_bytes, 1)
+
+
+def _is_whole(file: Path, nbytes: int, expected: int) -> bool:
+    with reporting("read a file", file):
+        if file.is_symlink() or not file.is_file() or file.stat().st_size != nbytes:
+            return False
+        return crc32c([file.read_bytes()]) == expected
 
 
 def _finished(chunk: WrittenChunk) -> Future[WrittenChunk]:

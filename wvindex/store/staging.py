@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -124,17 +124,31 @@ class Staging:
         """Whether a build would find something to go on with."""
         return self._is_journal_of_store(Journal(self.path / _JOURNAL))
 
-    def publish(self) -> None:
-        """Give the store, all of which is synced, its name; a store that stands there is moved in here."""
+    def publish(self, require_replaceable: Callable[[Path], None]) -> None:
+        """Give the store, all of which is synced, its name; a store that stands there is moved in here.
+
+        Parameters
+        ----------
+        require_replaceable : callable
+            Raises `TargetExists` for what may not be replaced, and may have come to stand there meanwhile.
+        """
         if not os.path.lexists(self.target):
             rename(self.store, self.target)
-        elif not exchange(self.store, self.target):
+            return
+        require_replaceable(self.target)
+        if exchange(self.store, self.target):
             try:
-                rename(self.target, aside_of(self.target))
-                rename(self.store, self.target)
-            except BaseException:
-                self._put_back()
+                require_replaceable(self.store)
+            except TargetExists:
+                exchange(self.store, self.target)
                 raise
+            return
+        try:
+            rename(self.target, aside_of(self.target))
+            rename(self.store, self.target)
+        except BaseException:
+            self._put_back()
+            raise
 
     def clear(self) -> None:
         """Remove what is in the directory: first what says that chunks are there, last that it is a build's.
@@ -209,7 +223,7 @@ class Staging:
         with reporting("read a file", self.path / BUILDING_JSON):
             try:
                 found = json.loads((self.path / BUILDING_JSON).read_bytes())["wvindex"]
-            except (FileNotFoundError, ValueError, KeyError, TypeError):
+            except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
                 return None
         return found if isinstance(found, dict) else None
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,7 +17,7 @@ from wvindex.errors import (
     CatalogError,
     SourceError,
     StoreError,
-    TargetExists,
+    UnreadableSource,
     UnsafePath,
     UnsupportedError,
 )
@@ -27,7 +27,6 @@ from wvindex.store.catalog import EXTRA_FILE, ArrayEntry, Catalog
 from wvindex.store.checksum import Buffer, crc32c
 from wvindex.store.commits import Commits
 from wvindex.store.durable import fsync_paths, make_directory, walk, write_file
-from wvindex.store.journal import WrittenChunk
 from wvindex.store.layout import TARGET_CHUNK_BYTES, ChunkGrid, array_path, chunk_rows
 from wvindex.store.lock import BuildLock
 from wvindex.store.metadata import (
@@ -38,31 +37,11 @@ from wvindex.store.metadata import (
     dumps,
     group_metadata,
 )
+from wvindex.store.pending import PendingArray
 from wvindex.store.pipeline import WORKERS, ChunkPipeline
-from wvindex.store.reader import GGUF_TOKENIZER, is_store
+from wvindex.store.reader import GGUF_TOKENIZER
 from wvindex.store.staging import Staging
-
-
-def require_target(path: Path, *, overwrite: bool) -> None:
-    """Refuse a path where no store can be built, before anything is read.
-
-    Raises
-    ------
-    StoreError
-        If its directory is missing, or may not be written to.
-    TargetExists
-        If it is taken and may not be replaced. Nothing but a store is ever replaced.
-    """
-    if not path.parent.is_dir():
-        raise StoreError("the directory to build in does not exist", file=path.parent)
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise StoreError("the directory to build in may not be written to", file=path.parent)
-    if not os.path.lexists(path):
-        return
-    if not overwrite:
-        raise TargetExists("the output path is taken", file=path)
-    if path.is_symlink() or not is_store(path):
-        raise TargetExists("only a wvindex store is ever replaced", file=path)
+from wvindex.store.target import require_replaceable, require_target, resolved
 
 
 class StoreWriter:
@@ -97,7 +76,7 @@ class StoreWriter:
         identity: Mapping[str, Any] | None = None,
         restart: bool = False,
     ) -> None:
-        self.path = Path(path).absolute()
+        self.path = resolved(path)
         self._staging = Staging(self.path)
         self._overwrite = overwrite
         self._chunk_bytes = chunk_bytes
@@ -150,7 +129,7 @@ class StoreWriter:
             closing.callback(self._lock.release)
             closing.callback(self._commits.close)
             self._pipeline.close()
-            if self._identity is None or isinstance(error, SourceError | UnsupportedError):
+            if self._identity is None or _is_at_fault(error):
                 error = None  # what was written is of no use to another build
             with suppress(StoreError):
                 if error is not None:
@@ -293,8 +272,9 @@ class StoreWriter:
         directories, _ = walk(self.root)
         fsync_paths(directories)
         self._publishing = True
-        self._staging.publish()
-        self._staging.discard()
+        self._staging.publish(partial(require_replaceable, overwrite=self._overwrite))
+        with suppress(StoreError):  # the store is there; what could not be removed is in nobody's way
+            self._staging.discard()
 
     def _write_metadata(self, entries: Iterable[ArrayEntry]) -> None:
         """Write the documents of arrays and groups, several at once: small files take the disk's time."""
@@ -327,44 +307,9 @@ class StoreWriter:
         return path
 
 
-class PendingArray:
-    """An array whose chunks are on their way to the disk."""
-
-    def __init__(self, path: str, grid: ChunkGrid, chunks: Sequence[Future[WrittenChunk]]) -> None:
-        self._path = path
-        self._grid = grid
-        self._chunks = chunks
-
-    def finish(self, on_bytes: Callable[[int], None] | None = None) -> ArrayEntry:
-        """Wait for the chunks, and give the array's entry for the catalog.
-
-        Raises
-        ------
-        StoreError
-            If the system refused a chunk.
-        """
-        grid, written = self._grid, []
-        for index, chunk in enumerate(self._chunks):
-            written.append(chunk.result())
-            if on_bytes is not None:
-                on_bytes(grid.row_nbytes(index) + grid.scale_nbytes(index))
-        return ArrayEntry(
-            spec=grid.spec,
-            path=self._path,
-            chunk_rows=self._grid.rows,
-            crc32c=tuple(chunk.crc32c for chunk in written),
-            nan=_total(chunk.nan for chunk in written),
-            inf=_total(chunk.inf for chunk in written),
-        )
-
-
-def _total(counts: Iterable[int | None]) -> int | None:
-    total = 0
-    for count in counts:
-        if count is None:
-            return None
-        total += count
-    return total
+def _is_at_fault(error: BaseException | None) -> bool:
+    """Whether the source itself stands in the way, and not the system that reads it."""
+    return isinstance(error, SourceError | UnsupportedError) and not isinstance(error, UnreadableSource)
 
 
 def _groups(paths: set[str]) -> set[str]:
