@@ -126,30 +126,7 @@ def read_catalog(objects: Objects) -> Catalog:
     location = objects.location
     root = objects.read_file(ZARR_JSON, _MAX_GROUP_JSON)
     claims = {} if root is None else _claims_of(root)
-    found = claims.get("format")
-    if found is None:
-        raise NotAStore(
-            "not a wvindex store",
-            file=location,
-            expected=f"a {ZARR_JSON} that says so",
-            found="nothing" if root is None else f"another {ZARR_JSON}",
-        )
-    if type(found) is int and found > FORMAT:
-        raise StoreVersionError(
-            "the store is of a newer format; a newer wvindex reads it",
-            file=location,
-            field="format",
-            expected=f"at most {FORMAT}",
-            found=found,
-        )
-    if type(found) is not int or found < 1:
-        raise CatalogError(
-            "the store is of no format that there is",
-            file=f"{location}/{ZARR_JSON}",
-            field="format",
-            expected=f"an integer from 1 to {FORMAT}",
-            found=repr(found),
-        )
+    found = _require_format(claims, location, "nothing" if root is None else f"another {ZARR_JSON}")
     data = objects.read_file(CATALOG_JSON, MAX_JSON_BYTES)
     if data is None:
         raise NotAStore(
@@ -171,22 +148,51 @@ def read_catalog(objects: Objects) -> Catalog:
     return catalog
 
 
+def _require_format(claims: Mapping[str, Any], location: str, instead: str) -> int:
+    """Give the format that the root claims; `instead` says what stands there where it claims none."""
+    found = claims.get("format")
+    if found is None:
+        raise NotAStore(
+            "not a wvindex store",
+            file=location,
+            expected=f"a {ZARR_JSON} that says so",
+            found=instead,
+        )
+    if type(found) is int and found > FORMAT:
+        raise StoreVersionError(
+            "the store is of a newer format; a newer wvindex reads it",
+            file=location,
+            field="format",
+            expected=f"at most {FORMAT}",
+            found=found,
+        )
+    if type(found) is not int or found < 1:
+        raise CatalogError(
+            "the store is of no format that there is",
+            file=f"{location}/{ZARR_JSON}",
+            field="format",
+            expected=f"an integer from 1 to {FORMAT}",
+            found=repr(found),
+        )
+    return found
+
+
 def _require_written(data: bytes, claims: Mapping[str, Any], path: str, location: str) -> None:
-    """Hold a file against the checksum that the root has of it, where it has one.
+    """Hold a file against the checksum that the root has of it.
 
     Raises
     ------
     CatalogError
-        If it is not what was written.
+        If it is not what was written, or nothing says what was.
     """
     files = claims.get("files")
     expected = files.get(path) if isinstance(files, dict) else None
-    if expected is not None and (found := crc32c([data])) != expected:
+    if (found := crc32c([data])) != expected:
         raise CatalogError(
             "a file of the store is not what was written",
             file=f"{location}/{path}",
             field="crc32c",
-            expected=expected,
+            expected="a checksum of it in the root" if expected is None else expected,
             found=found,
         )
 
