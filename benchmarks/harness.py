@@ -107,12 +107,15 @@ class Bench:
         Sizes so small that times mean nothing, to see that everything works.
     threads : int
         Processors that may be used.
+    began : str
+        When, and how busy the machine was.
     """
 
     name: str
     scratch: Path
     quick: bool
     threads: int
+    began: str = ""
     comparisons: list[Comparison] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
 
