@@ -1,4 +1,4 @@
-"""The command: ``python -m benchmarks [--quick] [--only NAME] [--out DIR] [--force]``, or ``--readme FILE``."""
+"""The command: ``python -m benchmarks [--quick] [--only NAME] [--out DIR] [--force]``, or ``--readme F``."""
 
 from __future__ import annotations
 

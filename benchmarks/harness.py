@@ -27,6 +27,9 @@ class Absent:
 _LONG = 0.05
 """Seconds."""
 
+SPIN = 0.05
+"""Seconds for which the threads of a BLAS may spin after their work, and would slow the next contender."""
+
 Contender: TypeAlias = Callable[[], object]
 
 
