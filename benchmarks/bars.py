@@ -48,9 +48,23 @@ class Bar:
 
 
 _ALL: Final = (
-    Bar("decode-k", "decode Q2_K to Q6_K to float32, one thread", "x the gguf package", 20, "at least"),
-    Bar("decode-legacy", "decode Q4_0 and Q8_0, one thread", "x the gguf package", 15, "at least"),
-    Bar("decode-codebook", "decode IQ4_XS and MXFP4, one thread", "x the gguf package", 20, "at least"),
+    Bar(
+        "decode-k",
+        "decode Q2_K to Q6_K to float32, one thread, one buffer",
+        "x the gguf package",
+        20,
+        "at least",
+    ),
+    Bar(
+        "decode-legacy", "decode Q4_0 and Q8_0, one thread, one buffer", "x the gguf package", 15, "at least"
+    ),
+    Bar(
+        "decode-codebook",
+        "decode IQ4_XS and MXFP4, one thread, one buffer",
+        "x the gguf package",
+        20,
+        "at least",
+    ),
     Bar("decode-ggml", "decode any of these, one thread", "x ggml's C decoder", 1, "at least"),
     Bar(
         "decode-fill", "decode Q2_K to Q6_K, one thread", "x ndarray.fill of the same buffer", 0.7, "at least"

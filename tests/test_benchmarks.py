@@ -98,7 +98,7 @@ def test_models_are_removed(quick_run: Path) -> None:
 def test_agreement_is_the_largest_difference_in_standard_deviations_of_the_peer() -> None:
     theirs = np.array([1.0, -1.0, 1.0, -1.0]) * 2
     assert largest_difference(theirs, theirs) == 0
-    assert largest_difference(theirs + [0, 0.5, -3, 1], theirs) == 1.5
+    assert largest_difference(theirs + np.array([0, 0.5, -3, 1]), theirs) == 1.5
     assert largest_difference(theirs * 3, theirs) == 2
 
 
@@ -173,7 +173,7 @@ def test_results_that_lack_a_bar_do_not_get_into_the_readme(tmp_path: Path, foun
     readme = tmp_path / "README.md"
     readme.write_text(f"{BEGIN}\n{END}\n")
     lacking = some_results(found["machine"], absorb=0.9)
-    with pytest.raises(ValueError, match="lack decode-k, .*help"):
+    with pytest.raises(ValueError, match=r"lack decode-k, .*help"):
         rewrite_readme(readme, lacking)
     named = [
         bar | {"note": "x is not installed"} if bar["measured"] is None else bar for bar in lacking["bars"]
