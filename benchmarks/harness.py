@@ -27,6 +27,9 @@ class Absent:
 _LONG = 0.05
 """Seconds."""
 
+SPIN = 0.05
+"""Seconds for which the threads of a BLAS may spin after their work, and would slow the next contender."""
+
 Contender: TypeAlias = Callable[[], object]
 
 
@@ -107,12 +110,15 @@ class Bench:
         Sizes so small that times mean nothing, to see that everything works.
     threads : int
         Processors that may be used.
+    began : str
+        When, and how busy the machine was.
     """
 
     name: str
     scratch: Path
     quick: bool
     threads: int
+    began: str = ""
     comparisons: list[Comparison] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
 

@@ -22,44 +22,44 @@ def main(path: Path, n_tokens: int) -> None:
     """Load the model, then answer as wvindex's side does."""
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.set_grad_enabled(False)
-    model: Any = _load(path)
-    tokens = torch.tensor(np.arange(n_tokens)[None] * 7919 % model.config.vocab_size)
-    cache: Any = None
+    side = Side(path, n_tokens)
+    commands = {name: getattr(side, name) for name in ("load", "prefill", "token", "logits")}
+    serve(commands | {"peak": peak_memory, "forget": forget_peak})
 
-    def load() -> int:
-        nonlocal model, cache
-        model = cache = None  # two at once would take twice the memory
-        model = _load(path)
-        return sum(parameter.numel() for parameter in model.parameters())
 
-    def step(ids: Any) -> Any:
-        nonlocal cache
-        output = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache = output.past_key_values
-        return output.logits[0, -1]
+class Side:
+    """A model, its cache, and what is asked of them."""
 
-    def prefill() -> int:
-        nonlocal cache
-        cache = None
-        return int(step(tokens).argmax())
+    def __init__(self, path: Path, n_tokens: int) -> None:
+        self._path = path
+        self._model: Any = _load(path)
+        self._tokens = torch.tensor(np.arange(n_tokens)[None] * 7919 % self._model.config.vocab_size)
+        self._cache: Any = None
 
-    def token() -> int:
-        return int(step(tokens[:, :1]).argmax())
+    def load(self) -> int:
+        """Load the model anew; give how many parameters it has."""
+        self._model = self._cache = None  # two at once would take twice the memory
+        self._model = _load(self._path)
+        return sum(parameter.numel() for parameter in self._model.parameters())
 
-    def logits() -> list[float]:
-        found: list[float] = model(tokens, logits_to_keep=1).logits[0, -1].tolist()
+    def prefill(self) -> int:
+        """Run the tokens into an empty cache."""
+        self._cache = None
+        return self._step(self._tokens)
+
+    def token(self) -> int:
+        """Run one token more."""
+        return self._step(self._tokens[:, :1])
+
+    def logits(self) -> list[float]:
+        """Give the last token's."""
+        found: list[float] = self._model(self._tokens, logits_to_keep=1).logits[0, -1].tolist()
         return found
 
-    serve(
-        {
-            "load": load,
-            "prefill": prefill,
-            "token": token,
-            "logits": logits,
-            "peak": peak_memory,
-            "forget": forget_peak,
-        }
-    )
+    def _step(self, ids: Any) -> int:
+        output = self._model(ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        self._cache = output.past_key_values
+        return int(output.logits[0, -1].argmax())
 
 
 def _load(path: Path) -> Any:

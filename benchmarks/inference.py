@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import wvindex as wv
-from benchmarks.harness import Absent, Bench
+from benchmarks.harness import SPIN, Absent, Bench
 from benchmarks.models import TINY_LLAMA, Llama, write_llama
 from benchmarks.peers import torch_python
 from benchmarks.worker import Worker
@@ -26,28 +27,14 @@ def run(bench: Bench) -> None:
     store = wv.build(source, bench.scratch / "model.zarr")
     python = torch_python()
     with ExitStack() as workers:
+
+        def side(interpreter: Path, module: str, *paths: Path) -> Worker:
+            arguments = (*map(str, paths), str(n_tokens))
+            return workers.enter_context(Worker(interpreter, module, *arguments, threads=bench.threads))
+
         sides: dict[str, Worker | Absent] = {
-            OURS: workers.enter_context(
-                Worker(
-                    Path(sys.executable),
-                    "benchmarks.infer_wvindex",
-                    str(store),
-                    str(source),
-                    str(n_tokens),
-                    threads=bench.threads,
-                )
-            ),
-            THEIRS: python
-            if isinstance(python, Absent)
-            else workers.enter_context(
-                Worker(
-                    python,
-                    "benchmarks.infer_torch",
-                    str(source),
-                    str(n_tokens),
-                    threads=bench.threads,
-                )
-            ),
+            OURS: side(Path(sys.executable), "benchmarks.infer_wvindex", store, source),
+            THEIRS: python if isinstance(python, Absent) else side(python, "benchmarks.infer_torch", source),
         }
         _speed(bench, sides, n_tokens)
         _memory(bench, sides)
@@ -70,7 +57,7 @@ def _speed(bench: Bench, sides: dict[str, Worker | Absent], n_tokens: int) -> No
                 for label, worker in sides.items()
             },
             repeat=5 if command == "prefill" else 21,
-            pause=0.05,
+            pause=SPIN,
         )
         bench.read_speed(comparison, OURS, THEIRS, bar=bar)
 
@@ -91,8 +78,13 @@ def _agreement(bench: Bench, sides: dict[str, Worker | Absent]) -> None:
         label: np.array(worker.ask("logits")) for label, worker in sides.items() if isinstance(worker, Worker)
     }
     if THEIRS in found:
-        difference = np.abs(found[OURS] - found[THEIRS]).max() / found[THEIRS].std()
-        bench.read("agreement", "largest difference of logits, standard deviations", float(difference))
+        difference = largest_difference(found[OURS], found[THEIRS])
+        bench.read("agreement", "largest difference of logits, standard deviations", difference)
+
+
+def largest_difference(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
+    """Give the largest difference of logits, shape (vocab_size,), in standard deviations of `theirs`."""
+    return float(np.abs(ours - theirs).max() / theirs.std())
 
 
 def _loading(bench: Bench, sides: dict[str, Worker | Absent]) -> None:

@@ -26,7 +26,6 @@ def describe(scratch: Path) -> dict[str, str]:
         "blas": _blas(),
         **{name: version for name in PACKAGES if (version := _version(name))},
         "disk": _disk(scratch),
-        "load before": load(),
     }
 
 

@@ -218,6 +218,28 @@ class DeepSeek:
         return stacks | shared | router
 
 
+def v3_layer(quick: bool, vocab: int = 512) -> DeepSeek:
+    """Give one layer whose attention has DeepSeek-V3's size, beside few and narrow experts."""
+    if quick:
+        return DeepSeek(
+            hidden=256, moe_intermediate=32, layers=1, dense_layers=0, experts=8, heads=4, vocab=512
+        )
+    return DeepSeek(
+        hidden=7168,
+        moe_intermediate=256,
+        layers=1,
+        dense_layers=0,
+        experts=8,
+        heads=128,
+        q_rank=1536,
+        kv_rank=512,
+        nope=128,
+        rope=64,
+        value=128,
+        vocab=vocab,
+    )
+
+
 def write_deepseek(path: Path, deepseek: DeepSeek, type_name: str = "Q4_0", seed: int = 0) -> Path:
     """Write a DeepSeek-V3-shaped model as GGUF."""
     return write_gguf(path, "deepseek2", deepseek.metadata(), deepseek.tensors(type_name), seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import zarr
 from numpy.typing import NDArray
 
 import wvindex as wv
-from benchmarks.harness import Absent, Bench
+from benchmarks.harness import SPIN, Absent, Bench, Contender
 from benchmarks.models import Llama, write_llama
 from benchmarks.peers import tensorstore
 from wvindex.formats.encodings import ENCODINGS
@@ -23,6 +24,7 @@ from wvindex.formats.kernels import decode_parallel
 KEY = "model.layers.0.mlp.down_proj.weight"
 GGUF_NAME = "blk.0.ffn_down.weight"
 ARRAY = "layers/0/mlp.down_proj.weight"
+ALONE = "wvindex, one thread"
 READ, BARE, KERNEL = "wvindex, a store", "wvindex, the GGUF", "bare kernel"
 
 
@@ -82,6 +84,7 @@ def _products(bench: Bench, store: Path) -> None:
                     "decoding first": partial(_decode_and_multiply, w, x),
                 },
                 repeat=11,
+                pause=SPIN,
             )
             for peer in ("NumPy, float32 in memory", "decoding first"):
                 bench.read_speed(comparison, "Tensor.matmul", peer)
@@ -93,31 +96,46 @@ def _decode_and_multiply(w: wv.Tensor, x: NDArray[np.float32]) -> NDArray[np.flo
 
 
 def _plain(bench: Bench, store: Path) -> None:
+    """Read a matrix of float32, of files that are open: some readers use one thread, so wvindex does too."""
     with wv.open(store) as db, wv.open(store, check="never") as unchecked:
         w = db[KEY]
         values = w[:]
         safe, flat = bench.scratch / "plain.safetensors", bench.scratch / "plain.f32"
         safetensors.numpy.save_file({KEY: values}, safe)
         values.tofile(flat)
-        comparison = bench.compare(
-            f"{'x'.join(map(str, w.shape))} F32",
-            {
-                "wvindex": lambda: w[:],
-                "wvindex, unchecked": lambda: unchecked[KEY][:],
-                "TensorStore": _tensorstore_read(store),
-                "safetensors": lambda: _safetensors_read(safe),
-                "numpy memmap, copied": lambda: np.array(np.memmap(flat, np.float32)),
-            },
-            repeat=7,
-            nbytes=values.nbytes,
-        )
-    for peer in ("TensorStore", "safetensors", "numpy memmap, copied"):
-        bench.read_speed(comparison, "wvindex", peer)
+        mapped = np.memmap(flat, np.float32, "r", shape=values.shape)
+        many = f"wvindex, {bench.threads} threads"
+        peers: dict[str, Contender | Absent] = {"TensorStore, its own threads": _tensorstore_read(store)}
+        with safetensors.safe_open(safe, "numpy") as file:
+            peers["safetensors, one thread"] = lambda: file.get_tensor(KEY)
+            peers["numpy memmap, copied, one thread"] = lambda: np.array(mapped)
+            comparison = bench.compare(
+                f"{'x'.join(map(str, w.shape))} F32",
+                {
+                    many: lambda: w[:],
+                    f"{many}, unchecked": lambda: unchecked[KEY][:],
+                    ALONE: lambda: _one_thread(lambda: w[:]),
+                    f"{ALONE}, unchecked": lambda: _one_thread(lambda: unchecked[KEY][:]),
+                    **peers,
+                },
+                repeat=7,
+                nbytes=values.nbytes,
+            )
+    for peer in peers:
+        for label in (many, ALONE):
+            bench.read_speed(comparison, label, peer)
 
 
-def _safetensors_read(path: Path) -> Any:
-    with safetensors.safe_open(path, "numpy") as file:
-        return file.get_tensor(KEY)
+def _one_thread(work: Contender) -> object:
+    """Work as ``WVINDEX_THREADS=1`` has it."""
+    before = os.environ.get("WVINDEX_THREADS")
+    os.environ["WVINDEX_THREADS"] = "1"
+    try:
+        return work()
+    finally:
+        del os.environ["WVINDEX_THREADS"]
+        if before is not None:
+            os.environ["WVINDEX_THREADS"] = before
 
 
 def _tensorstore_read(store: Path) -> Callable[[], Any] | Absent:

@@ -12,24 +12,62 @@ from benchmarks.harness import Bench, Comparison, Reading
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 
+FORMAT, NOT_RUN = 2, "not run"
+
 Results = dict[str, Any]
 
 
 def results(benches: Sequence[Bench], machine: Mapping[str, str], *, quick: bool) -> Results:
     """Gather what was measured into one JSON object."""
-    readings = [reading for bench in benches for reading in bench.readings]
+    measured = {bench.name: _benchmark(bench) for bench in benches}
+    return _assemble(machine, measured, quick=quick)
+
+
+def merge(before: Results, found: Results) -> Results:
+    """Add benchmarks to results, in place of those of the same names; the machine is that of `before`."""
+    measured = before["benchmarks"] | found["benchmarks"]
+    return _assemble(before["machine"], measured, quick=found["quick"])
+
+
+def kept(directory: Path, found: Results, names: Sequence[str]) -> Results:
+    """Give the results in a directory that stay when `names` are run, or `found` where there are none.
+
+    Raises
+    ------
+    ValueError
+        If they would be lost: they have other benchmarks, of another machine or format, or full sizes
+        while `found` is of quick mode.
+    """
+    path = directory / "results.json"
+    if not path.exists():
+        return found
+    before: Results = json.loads(path.read_text(encoding="utf-8"))
+    differing = [name for name in ("format", "quick", "machine") if before.get(name) != found[name]]
+    if not differing:
+        return before
+    others = sorted(set(before.get("benchmarks", {})) - set(names))
+    if others or (found["quick"] and not before.get("quick")):
+        what = f"has {', '.join(others)}" if others else "is of full size"
+        raise ValueError(f"{path} {what}, and has another {', '.join(differing)}; --force overwrites it")
+    return found
+
+
+def _assemble(machine: Mapping[str, str], measured: Mapping[str, Results], *, quick: bool) -> Results:
+    readings = [reading for benchmark in measured.values() for reading in benchmark["readings"]]
     return {
-        "format": 1,
+        "format": FORMAT,
         "quick": quick,
         "machine": dict(machine),
         "bars": [_verdict(bar, readings, quick=quick) for bar in BARS.values()],
-        "benchmarks": {
-            bench.name: {
-                "readings": [_reading(reading) for reading in bench.readings],
-                "comparisons": [_comparison(comparison) for comparison in bench.comparisons],
-            }
-            for bench in benches
-        },
+        "benchmarks": dict(measured),
+    }
+
+
+def _benchmark(bench: Bench) -> Results:
+    return {
+        "began": bench.began,
+        "readings": [_reading(reading) for reading in bench.readings],
+        "comparisons": [_comparison(comparison) for comparison in bench.comparisons],
     }
 
 
@@ -59,21 +97,21 @@ def _comparison(comparison: Comparison) -> Results:
     }
 
 
-def _verdict(bar: Bar, readings: Sequence[Reading], *, quick: bool) -> Results:
+def _verdict(bar: Bar, readings: Sequence[Results], *, quick: bool) -> Results:
     """Hold a bar against its readings, of which the worst decides; quick mode holds nothing."""
-    mine = [reading for reading in readings if reading.bar == bar.name]
-    values = {f"{r.case}, {r.quantity}": r.value for r in mine if r.value is not None}
-    worst = bar.worst(list(values.values())) if values else None
-    note = next((reading.note for reading in mine if reading.note), "not run") if worst is None else ""
+    mine = [reading for reading in readings if reading["bar"] == bar.name]
+    values = [reading["value"] for reading in mine if reading["value"] is not None]
+    worst = bar.worst(values) if values else None
+    deciding = next((reading for reading in mine if reading["value"] == worst), None)
     return {
         "name": bar.name,
         "work": bar.work,
         "bar": str(bar),
         "measured": worst,
-        "range": [min(values.values()), max(values.values())] if values else None,
-        "decided_by": next((case for case, value in values.items() if value == worst), None),
+        "range": [min(values), max(values)] if values else None,
+        "decided_by": f"{deciding['case']}, {deciding['quantity']}" if deciding and values else None,
         "passed": None if worst is None or quick else bar.passes(worst),
-        "note": note,
+        "note": deciding["note"] if deciding else NOT_RUN,
     }
 
 
@@ -89,7 +127,14 @@ def page(found: Results) -> str:
     lines = ["# Benchmarks", "", *bars_table(found), "", "## Machine", ""]
     lines += _table(("", ""), [[name, value] for name, value in found["machine"].items()])
     for name, benchmark in found["benchmarks"].items():
-        lines += ["", f"## {name}", "", *_readings_table(benchmark["readings"])]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            f"Began {benchmark['began']}.",
+            "",
+            *_readings_table(benchmark["readings"]),
+        ]
         timings = _timings_table(benchmark["comparisons"])
         lines += ["", *timings] if timings else []
     return "\n".join(lines) + "\n"
@@ -111,7 +156,8 @@ def rewrite_readme(readme: Path, found: Results) -> None:
     Raises
     ------
     ValueError
-        If the markers are not there, once each and in order, or the results are of quick mode.
+        If the markers are not there, once each and in order, or the results are of quick mode, or lack a
+        bar, other than for a peer that is not installed.
     """
     text = readme.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
@@ -120,8 +166,21 @@ def rewrite_readme(readme: Path, found: Results) -> None:
         raise ValueError(f"{readme} must have {BEGIN} and {END}, once each and in this order")
     if found["quick"]:
         raise ValueError("these results are of quick mode")
-    machine = found["machine"]
-    where = ", ".join(
+    _require_all_bars(found)
+    body = "\n".join([BEGIN, *bars_table(found), "", f"Measured on: {_where(found['machine'])}.", END])
+    readme.write_text(before + body + after, encoding="utf-8")
+
+
+def _require_all_bars(found: Results) -> None:
+    notes = {bar["name"]: bar["note"] for bar in found["bars"] if bar["measured"] is None}
+    lacking = [name for name in BARS if notes.get(name) in ("", NOT_RUN)]
+    lacking += sorted(set(BARS) - {bar["name"] for bar in found["bars"]})
+    if lacking:
+        raise ValueError(f"these results lack {', '.join(lacking)}")
+
+
+def _where(machine: Mapping[str, str]) -> str:
+    return ", ".join(
         (
             machine["processor"],
             f"{machine['cores']} cores",
@@ -131,8 +190,6 @@ def rewrite_readme(readme: Path, found: Results) -> None:
             machine["disk"],
         )
     )
-    body = "\n".join([BEGIN, *bars_table(found), "", f"Measured on: {where}.", END])
-    readme.write_text(before + body + after, encoding="utf-8")
 
 
 def _measured(bar: Results) -> str:
@@ -140,7 +197,8 @@ def _measured(bar: Results) -> str:
         return str(bar["note"])
     low, high = bar["range"]
     spread = f" ({_number(low)} to {_number(high)})" if low != high else ""
-    return _number(bar["measured"]) + spread
+    beside = f"; {bar['note']}" if bar["note"] else ""
+    return _number(bar["measured"]) + spread + beside
 
 
 def _readings_table(readings: Sequence[Results]) -> list[str]:

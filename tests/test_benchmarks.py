@@ -20,8 +20,9 @@ from benchmarks.bars import BARS, Bar
 from benchmarks.blocks import random_blocks
 from benchmarks.decode import BARS as DECODED
 from benchmarks.harness import Absent, Bench, Comparison, Timing
+from benchmarks.inference import largest_difference
 from benchmarks.models import TINY_LLAMA, DeepSeek, Llama, llama_of_size, write_deepseek, write_llama
-from benchmarks.report import BEGIN, END, page, results, rewrite_readme
+from benchmarks.report import BEGIN, END, kept, merge, page, results, rewrite_readme, write
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -94,10 +95,11 @@ def test_models_are_removed(quick_run: Path) -> None:
     assert sorted(path.name for path in quick_run.iterdir()) == ["results.json", "results.md"]
 
 
-def test_logits_agree_with_transformers_where_it_is_installed(found: dict[str, Any]) -> None:
-    readings = found["benchmarks"]["inference"]["readings"]
-    differences = [r["value"] for r in readings if r["case"] == "agreement"]
-    assert all(difference < 1e-3 for difference in differences)
+def test_agreement_is_the_largest_difference_in_standard_deviations_of_the_peer() -> None:
+    theirs = np.array([1.0, -1.0, 1.0, -1.0]) * 2
+    assert largest_difference(theirs, theirs) == 0
+    assert largest_difference(theirs + np.array([0, 0.5, -3, 1]), theirs) == 1.5
+    assert largest_difference(theirs * 3, theirs) == 2
 
 
 def test_an_unknown_benchmark_is_refused() -> None:
@@ -165,6 +167,72 @@ def test_the_readme_takes_the_table_between_its_markers(tmp_path: Path, found: d
     assert text.endswith(f"{END}\nafter\n")
     assert "old" not in text
     assert f"Measured on: {found['machine']['processor']}" in text
+
+
+def test_results_that_lack_a_bar_do_not_get_into_the_readme(tmp_path: Path, found: dict[str, Any]) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    lacking = some_results(found["machine"], absorb=0.9)
+    with pytest.raises(ValueError, match=r"lack decode-k, .*help"):
+        rewrite_readme(readme, lacking)
+    named = [
+        bar | {"note": "x is not installed"} if bar["measured"] is None else bar for bar in lacking["bars"]
+    ]
+    rewrite_readme(readme, lacking | {"bars": named})
+    assert "x is not installed" in readme.read_text()
+
+
+def some_results(machine: dict[str, str], *, quick: bool = False, **values: float) -> dict[str, Any]:
+    """Give results of benchmarks that are named as their bars are."""
+    benches = [Bench(name, Path(), quick=quick, threads=1, began=f"then, {name}") for name in values]
+    for run in benches:
+        run.read("case", "speed", values[run.name], bar=run.name)
+    return results(benches, machine, quick=quick)
+
+
+def test_a_benchmark_run_again_takes_the_place_of_itself_alone() -> None:
+    before, again = some_results({"cores": "2"}, read=0.9, absorb=0.5), some_results({}, absorb=0.95)
+    again["benchmarks"]["absorb"]["began"] = "now"
+    merged = merge(before, again)
+    assert merged["machine"] == {"cores": "2"}
+    assert {bar["name"]: bar["measured"] for bar in merged["bars"] if bar["measured"]} == {
+        "read": 0.9,
+        "absorb": 0.95,
+    }
+    assert [each["began"] for each in merged["benchmarks"].values()] == ["then, read", "now"]
+
+
+def test_results_of_the_same_machine_are_kept_and_those_of_another_are_not_overwritten(
+    tmp_path: Path,
+) -> None:
+    ours, other = {"processor": "a"}, {"processor": "b"}
+    new = some_results(ours)
+    assert kept(tmp_path, new, ["absorb"]) == new
+    before = some_results(ours, read=0.9, absorb=0.5)
+    before["machine"] |= dict.fromkeys(("cores", "memory"), "2")
+    write(before, tmp_path)
+    assert kept(tmp_path, new | {"machine": before["machine"]}, ["absorb"]) == before
+    with pytest.raises(ValueError, match=r"has read, and has another machine; --force"):
+        kept(tmp_path, some_results(other), ["absorb"])
+    assert kept(tmp_path, some_results(other), ["absorb", "read"])["benchmarks"] == {}
+    with pytest.raises(ValueError, match="is of full size"):
+        kept(tmp_path, some_results(other, quick=True), ["absorb", "read"])
+
+
+def test_the_command_refuses_before_it_measures_anything_and_can_be_forced(tmp_path: Path) -> None:
+    write(some_results({"processor": "another"}, read=0.9), tmp_path)
+    written = (tmp_path / "results.json").read_text()
+    with pytest.raises(ValueError, match="--force"):
+        command.main(["--quick", "--only", "absorb", "--out", str(tmp_path)])
+    assert (tmp_path / "results.json").read_text() == written
+    assert command.main(["--quick", "--force", "--only", "absorb", "--out", str(tmp_path)]) == 0
+    assert list(json.loads((tmp_path / "results.json").read_text())["benchmarks"]) == ["absorb"]
+
+
+def test_a_bar_says_what_stands_beside_it(tmp_path: Path) -> None:
+    run = bench(tmp_path)
+    run.read("case", "speed", 73.0, bar="open", note="with the tokenizer built, 1.2")
+    assert "| 73; with the tokenizer built, 1.2 |" in page(results([run], {}, quick=False))
 
 
 def test_results_of_quick_mode_do_not_get_into_the_readme(tmp_path: Path, found: dict[str, Any]) -> None:
