@@ -63,7 +63,7 @@ def require_all_compared(found: Verification, decoder: str) -> None:
     """No fault, and nothing left out but what no array holds and what links have no checksum of."""
     assert found.faults == ()
     assert found.compared == {decoder: found.arrays}
-    assert {one.what for one in found.unchecked} <= {"checksum", "nonfinite", "values"}
+    assert {one.what for one in found.unchecked} <= {"checksum", "nonfinite", "values", "catalog"}
     left_out = [one for one in found.unchecked if one.what == "values"]
     assert all(one.reason == "in no array: config.rope" for one in left_out)
 
@@ -251,9 +251,9 @@ class TestAChangedSource:
         source, store = deepseek
         copy = Path(shutil.copytree(source, tmp_path / "copy"))
         edit(copy / "config.json", lambda config: config.update(rms_norm_eps=0.5))
-        fault = only_fault(store, copy)
-        assert fault.kind == "source_config"
-        assert fault.expected == "rms_norm_eps: 0.5"
+        recorded, derived = verify(store, copy).faults
+        assert (recorded.kind, recorded.expected) == ("source_config", "rms_norm_eps: 0.5")
+        assert (derived.kind, derived.expected) == ("source_catalog", "config.rms_norm_eps: 0.5")
 
     def test_another_model_is_told(self, deepseek: tuple[Path, Path], stores: Stores) -> None:
         found = verify(deepseek[1], stores.safetensors("llama"))
@@ -349,7 +349,7 @@ class TestADamagedStore:
         chunk_path(store, key).unlink()
         found = verify(store, EXAMPLE)
         assert [(one.kind, one.tensor) for one in found.faults] == [("chunk_missing", key)]
-        assert [one.subject for one in found.unchecked] == [key]
+        assert [one.subject for one in found.unchecked] == ["catalog.json", key]
         assert found.compared == {"gguf package": found.arrays - 1}
 
     def test_a_damaged_chunk_is_told_apart_from_a_damaged_source(self, store: Path) -> None:

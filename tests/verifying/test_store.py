@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +117,24 @@ class TestASoundStore:
         assert found.ok
         assert "attributes.mine" in found.notes[0]
 
-    def test_without_checksums_of_its_files_says_so(self, store: Path) -> None:
-        edit(store / "zarr.json", lambda document: document["attributes"]["wvindex"].pop("files"))
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda claims: claims.pop("files"),
+            lambda claims: claims.update(files={}),
+            lambda claims: claims.update(files=None),
+            lambda claims: claims.update(files=[1]),
+            lambda claims: claims.update(files="catalog.json"),
+        ],
+    )
+    def test_that_lost_the_checksums_of_its_files_is_none(
+        self, store: Path, change: Callable[[Any], None]
+    ) -> None:
+        edit(store / "zarr.json", lambda document: change(document["attributes"]["wvindex"]))
         found = verify(store)
-        assert found.ok
+        assert [(one.kind, one.path, one.found) for one in found.faults] == [
+            ("metadata", "zarr.json", "nothing")
+        ]
         assert {(one.what, one.subject) for one in found.unchecked} == {
             ("checksum", "catalog.json"),
             ("checksum", "tokenizer/gguf.json"),
@@ -302,6 +316,16 @@ class TestDocuments:
         flip(store / "tokenizer/gguf.json", 1000)
         assert faults(store) == [("file", None, "tokenizer/gguf.json")]
 
+    @pytest.mark.parametrize(
+        ("name", "size"),
+        [("model.norm.weight/zarr.json", 1 << 20), ("zarr.json", 16 << 20), ("layers/zarr.json", 16 << 20)],
+    )
+    def test_a_document_that_no_read_takes_for_its_length(self, store: Path, name: str, size: int) -> None:
+        path = store / name
+        path.write_bytes(path.read_bytes() + b" " * size)
+        (kind, _, place), *_ = faults(store)
+        assert (kind, place) == ("unreadable", name)
+
     def test_a_file_without_its_checksum(self, store: Path) -> None:
         edit(
             store / "zarr.json",
@@ -426,6 +450,11 @@ class TestNoStore:
         with pytest.raises(StoreVersionError):
             verify(store)
 
+    def test_a_newer_format_of_the_root_alone(self, store: Path) -> None:
+        edit(store / "zarr.json", lambda document: document["attributes"]["wvindex"].update(format=2))
+        with pytest.raises(StoreVersionError, match="newer format"):
+            verify(store)
+
 
 class TestOtherStores:
     def test_behind_zarrs_interface_are_checked_alike(self, sound: Path) -> None:
@@ -444,6 +473,15 @@ class TestOtherStores:
         sync(memory.delete(chunk))
         found = [(one.kind, one.path) for one in verify(memory).faults]
         assert found == [("chunk_missing", chunk), ("extra_file", "extra")]
+
+    def test_that_refuse_to_be_listed_say_so(self, sound: Path) -> None:
+        class Unlisted(zarr.storage.LocalStore):
+            async def list(self) -> AsyncIterator[str]:
+                raise ConnectionError("the bucket is away")
+                yield
+
+        (fault,) = verify(Unlisted(sound, read_only=True)).faults
+        assert (fault.kind, fault.found) == ("unreadable", "ConnectionError: the bucket is away")
 
 
 @settings(max_examples=150)

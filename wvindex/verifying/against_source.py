@@ -10,7 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wvindex.errors import ChunkError, SourceChanged, SourceError, UndecodableType, UnsafePath
+from wvindex.arch.config import ModelConfig
+from wvindex.errors import (
+    SourceChanged,
+    SourceError,
+    StoreError,
+    StoreReplaced,
+    UndecodableType,
+    UnsafePath,
+)
 from wvindex.formats.arrays import RowReader
 from wvindex.sources.base import FileFingerprint, Source
 from wvindex.sources.detect import open_source
@@ -20,10 +28,12 @@ from wvindex.store.objects import Objects
 from wvindex.store.reader import ChunkReader
 from wvindex.verifying.absorbed import Factors, compare_absorbed, compare_joined
 from wvindex.verifying.comparing import Comparison, compare_rows
+from wvindex.verifying.derived import check_derived
 from wvindex.verifying.formulas import ABSORBED, JOINED, Unexplained, Unfit, recipe_of
 from wvindex.verifying.ledger import check_accounting
 from wvindex.verifying.report import Findings
 from wvindex.verifying.source_rows import FP8Scales, SourceRows
+from wvindex.verifying.tokenizers import check_tokenizer
 from wvindex.verifying.witness import Witness, WitnessTensor, witness_of
 
 
@@ -57,6 +67,8 @@ def check_source(
         _check_config(opened, catalog, findings)
         witness = witness_of(opened)
         _check_headers(opened, witness, findings)
+        config = check_derived(opened, catalog, findings)
+        check_tokenizer(opened, objects, catalog, findings)
         fp8 = FP8Scales(witness, _scale_block(opened.config()))
     check_accounting(catalog, witness.tensors, findings)
     for line in catalog.ledger:
@@ -65,7 +77,7 @@ def check_source(
     totals = SourceTotals()
     files = linked_files(objects, catalog)  # where a store is in no directory, links are refused
     try:
-        check = _SourceCheck(objects, catalog, files, witness, fp8, findings, n_threads)
+        check = _SourceCheck(objects, config, files, witness, fp8, findings, n_threads)
         for key, entry in catalog.arrays.items():
             if check.array(key, entry):
                 totals.compared[witness.decoder] += 1
@@ -83,7 +95,7 @@ class _SourceCheck:
     def __init__(
         self,
         objects: Objects,
-        catalog: Catalog,
+        config: ModelConfig,
         files: LinkedFiles,
         witness: Witness,
         fp8: FP8Scales,
@@ -91,7 +103,7 @@ class _SourceCheck:
         n_threads: int,
     ) -> None:
         self._objects = objects
-        self._catalog = catalog
+        self._config = config
         self._files = files
         self._witness = witness
         self._fp8 = fp8
@@ -108,9 +120,11 @@ class _SourceCheck:
             self._findings.skip("values", key, f"{error.message} ({error.found})")
         except Unfit as error:
             self._findings.fault("source_tensor", error.expected, error.found, tensor=key)
-        except (ChunkError, UnsafePath) as error:
+        except UnsafePath as error:
             self._findings.skip("values", key, f"it cannot be read: {error.message}")
-        except SourceChanged as error:
+        except StoreReplaced:
+            raise
+        except (SourceChanged, StoreError) as error:
             self._findings.skip("values", key, f"it cannot be read: {error.message}")
         except SourceError as error:
             self._findings.fault("unreadable", "to be read for the comparison", str(error), tensor=key)
@@ -124,11 +138,11 @@ class _SourceCheck:
         if not all(name in self._witness.tensors for name in spec.sources):
             raise Unexplained("tensors that it is made of are not in the source")
         if ABSORBED in spec.transforms:
-            factors = Factors(spec, self._catalog.config, self._witness, self._fp8)
+            factors = Factors(spec, self._config, self._witness, self._fp8)
             return compare_absorbed(spec, stored, factors)
         if JOINED in spec.transforms:
-            return compare_joined(spec, stored, self._catalog.config, self._witness, self._fp8)
-        recipe = recipe_of(spec, self._catalog.config, self._witness.tensors)
+            return compare_joined(spec, stored, self._config, self._witness, self._fp8)
+        recipe = recipe_of(spec, self._config, self._witness.tensors)
         if spec.exactness in ("bit", "reordered"):
             for tensor in recipe.sources:
                 if tensor.encoding != spec.encoding.name:

@@ -20,6 +20,7 @@ from wvindex.limits import MAX_JSON_BYTES
 from wvindex.sources.strict_json import parse_object
 from wvindex.store.catalog import Catalog, parse_catalog
 from wvindex.store.checksum import crc32c
+from wvindex.store.chunk_reader import MAX_ARRAY_JSON
 from wvindex.store.metadata import (
     CATALOG_JSON,
     FORMAT,
@@ -29,6 +30,7 @@ from wvindex.store.metadata import (
     group_metadata,
 )
 from wvindex.store.objects import Objects
+from wvindex.store.reader import _MAX_GROUP_JSON
 from wvindex.store.staging import BUILDING_JSON
 from wvindex.verifying.report import Findings, shown
 
@@ -54,11 +56,12 @@ def check_root(objects: Objects, findings: Findings) -> Catalog | None:
     StoreVersionError
         If it is of a newer format.
     """
-    root = _read(objects, ZARR_JSON, findings)
+    root = _read(objects, ZARR_JSON, findings, limit=_MAX_GROUP_JSON)
     is_refused = bool(findings.faults)
     data = _read(objects, CATALOG_JSON, findings)
     document = _parsed(root, objects, ZARR_JSON)
     claims = _claims(document)
+    _require_known(claims, objects)
     if data is None and not findings.faults:
         raise _no_catalog(objects, is_ours=claims is not None)
     catalog = _catalog(data, objects, claims, findings) if data is not None else None
@@ -66,10 +69,11 @@ def check_root(objects: Objects, findings: Findings) -> Catalog | None:
         return None
     checksums = claims.get("files") if claims is not None else None
     written: dict[str, Any] = {"format": catalog.format, "generator": catalog.generator}
-    written |= {"files": checksums} if checksums is not None else {}
+    written |= {"files": checksums} if claims is not None and "files" in claims else {}
     if not is_refused:
         _compare(group_metadata({"wvindex": written}), root, document, ZARR_JSON, None, findings)
-    _check_sums(objects, catalog, checksums, data or b"", findings)
+    is_refused = is_refused or claims is None  # the root itself is the fault then
+    _check_sums(objects, catalog, checksums, data or b"", findings, is_refused=is_refused)
     return catalog
 
 
@@ -98,10 +102,12 @@ def fault_of(error: WvindexError) -> str:
     return "unsafe_path" if isinstance(error, UnsafePath) else "unreadable"
 
 
-def _read(objects: Objects, path: str, findings: Findings, key: str | None = None) -> bytes | None:
+def _read(
+    objects: Objects, path: str, findings: Findings, key: str | None = None, limit: int = MAX_JSON_BYTES
+) -> bytes | None:
     """Read a document; what the system or its length refuses is a fault."""
     try:
-        return objects.read_file(path, MAX_JSON_BYTES)
+        return objects.read_file(path, limit)
     except StoreReplaced:
         raise
     except (SourceError, StoreError) as error:
@@ -123,6 +129,19 @@ def _claims(document: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     attributes = document.get("attributes") if document is not None else None
     claims = attributes.get("wvindex") if isinstance(attributes, Mapping) else None
     return claims if isinstance(claims, Mapping) and "format" in claims else None
+
+
+def _require_known(claims: Mapping[str, Any] | None, objects: Objects) -> None:
+    """Refuse a root of a newer format, whatever its catalog says: so does opening."""
+    found = claims["format"] if claims is not None else FORMAT
+    if type(found) is int and found > FORMAT:
+        raise StoreVersionError(
+            "the store is of a newer format; a newer wvindex reads it",
+            file=objects.location,
+            field="format",
+            expected=f"at most {FORMAT}",
+            found=found,
+        )
 
 
 def _no_catalog(objects: Objects, *, is_ours: bool) -> NotAStore:
@@ -163,15 +182,20 @@ def _catalog(
 
 
 def _check_sums(
-    objects: Objects, catalog: Catalog, checksums: object, catalog_bytes: bytes, findings: Findings
+    objects: Objects,
+    catalog: Catalog,
+    checksums: object,
+    catalog_bytes: bytes,
+    findings: Findings,
+    *,
+    is_refused: bool,
 ) -> None:
     """Hold the catalog and the files that it lists against the checksums that the root has of them."""
     known = checksums if isinstance(checksums, Mapping) else {}
     names = (CATALOG_JSON, *catalog.files)
-    if known and set(known) != set(names):
-        findings.fault(
-            "metadata", f"checksums of {', '.join(names)}", f"of {', '.join(map(str, known))}", path=ZARR_JSON
-        )
+    if not is_refused and set(known) != set(names):
+        found = f"of {', '.join(map(str, known))}" if known else _NOTHING
+        findings.fault("metadata", f"checksums of {', '.join(names)}", found, path=ZARR_JSON)
     for name in names:
         is_catalog = name == CATALOG_JSON
         n_faults = len(findings.faults)
@@ -181,9 +205,9 @@ def _check_sums(
                 findings.fault("file", "a file that the catalog lists", _NOTHING, path=name)
         elif name not in known:
             findings.skip("checksum", name, _NO_CHECKSUM)
-        elif (found := crc32c([data])) != known[name]:
+        elif (crc := crc32c([data])) != known[name]:
             kind = "catalog" if is_catalog else "file"
-            findings.fault(kind, checksum_text(known[name]), f"{found:08x}", path=name)
+            findings.fault(kind, checksum_text(known[name]), f"{crc:08x}", path=name)
 
 
 def checksum_text(value: object) -> str:
@@ -195,7 +219,8 @@ def _check_document(
     objects: Objects, path: str, expected: Mapping[str, Any], key: str | None, findings: Findings
 ) -> None:
     n_faults = len(findings.faults)
-    data = _read(objects, path, findings, key)
+    limit = MAX_ARRAY_JSON if key is not None else _MAX_GROUP_JSON
+    data = _read(objects, path, findings, key, limit)
     if len(findings.faults) == n_faults:
         _compare(expected, data, _parsed(data, objects, path), path, key, findings)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from wvindex.errors import WvindexError
 from wvindex.store.catalog import Catalog
 from wvindex.store.layout import STATISTICS
 from wvindex.store.metadata import CATALOG_JSON, ZARR_JSON
@@ -53,7 +54,9 @@ def check_listing(objects: Objects, catalog: Catalog, findings: Findings) -> Non
         findings.skip("extra files", objects.location, "the store behind cannot be listed")
         return
     explained = Explained(catalog)
-    listed = _local(objects.root, findings) if isinstance(objects, LocalObjects) else _remote(objects)
+    listed = (
+        _local(objects.root, findings) if isinstance(objects, LocalObjects) else _remote(objects, findings)
+    )
     for path, is_link in listed:
         if is_link:
             findings.fault("unsafe_path", "a directory", "a symlink", path=path)
@@ -78,11 +81,18 @@ def _local(root: Path, findings: Findings) -> Iterator[Listed]:
             yield Listed((here / name).as_posix())
 
 
-def _remote(objects: ZarrObjects) -> Iterator[Listed]:
+def _remote(objects: ZarrObjects, findings: Findings) -> Iterator[Listed]:
     from zarr.core.sync import sync
 
     async def names() -> list[str]:
         return [name async for name in objects.store.list()]
 
-    for name in sorted(sync(names())):
+    try:
+        found = sync(names())
+    except WvindexError:
+        raise
+    except Exception as error:  # each library has errors of its own
+        found = []
+        findings.fault("unreadable", "a list of the objects", f"{type(error).__name__}: {error}")
+    for name in sorted(found):
         yield Listed(name)

@@ -24,6 +24,8 @@ KINDS: Final[Mapping[str, str]] = {
     "source_changed": "a file of the source is not the one that the store was made from",
     "source_tensor": "a tensor of the source is missing, or has another shape or encoding",
     "source_config": "the source's configuration is not the one that the store recorded",
+    "source_catalog": "the catalog says of the model or of an array what does not follow from the source",
+    "source_tokenizer": "a file of the tokenizer is not the source's",
     "source_bytes": "stored bytes are not the source's",
     "source_values": "stored values are not what the source's mean",
 }
@@ -65,7 +67,8 @@ class Unchecked:
     Attributes
     ----------
     what : str
-        ``checksum``, ``nonfinite``, ``values``, ``bytes``, ``extra files`` or ``header``.
+        ``checksum``, ``nonfinite``, ``values``, ``bytes``, ``extra files``, ``header``, ``config``,
+        ``catalog`` or ``tokenizer``.
     subject : str
         Key of an array, path of a file, or name of a source's tensor.
     reason : str
