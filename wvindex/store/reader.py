@@ -46,7 +46,7 @@ GGUF_TOKENIZER: Final = "tokenizer/gguf.json"
 
 CHECKS: Final[tuple[Check, ...]] = ("never", "chunks", "always")
 
-_MAX_GROUP_JSON: Final = 16 << 20
+MAX_GROUP_JSON: Final = 16 << 20
 """The root's zarr.json holds a version number; Zarr's consolidated metadata may stand there too."""
 
 
@@ -65,7 +65,7 @@ def is_store(path: str | os.PathLike[str]) -> bool:
     """Tell whether a directory's ``zarr.json`` is that of a wvindex store; it is not followed elsewhere."""
     try:
         objects = LocalObjects(Path(path), wait=0.01)
-        root = objects.read_file(ZARR_JSON, _MAX_GROUP_JSON)
+        root = objects.read_file(ZARR_JSON, MAX_GROUP_JSON)
     except WvindexError:
         return False
     return root is not None and "format" in _claims_of(root)
@@ -124,7 +124,7 @@ def open_finished(
 def read_catalog(objects: Objects) -> Catalog:
     """Read the catalog of a store whose objects are open; raises as `open_catalog`."""
     location = objects.location
-    root = objects.read_file(ZARR_JSON, _MAX_GROUP_JSON)
+    root = objects.read_file(ZARR_JSON, MAX_GROUP_JSON)
     claims = {} if root is None else _claims_of(root)
     found = _require_format(claims, location, "nothing" if root is None else f"another {ZARR_JSON}")
     data = objects.read_file(CATALOG_JSON, MAX_JSON_BYTES)
@@ -206,7 +206,7 @@ def read_tokenizer(objects: Objects, catalog: Catalog) -> TokenizerData | None:
         If a file that the catalog lists is missing, unreadable, or not what was written.
     """
     files: dict[str, bytes] = {}
-    root = objects.read_file(ZARR_JSON, _MAX_GROUP_JSON) if catalog.files else None
+    root = objects.read_file(ZARR_JSON, MAX_GROUP_JSON) if catalog.files else None
     for path in catalog.files:
         data = objects.read_file(path, MAX_JSON_BYTES)
         if data is None:

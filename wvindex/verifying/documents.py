@@ -30,7 +30,7 @@ from wvindex.store.metadata import (
     group_metadata,
 )
 from wvindex.store.objects import Objects
-from wvindex.store.reader import _MAX_GROUP_JSON
+from wvindex.store.reader import MAX_GROUP_JSON
 from wvindex.store.staging import BUILDING_JSON
 from wvindex.verifying.report import Findings, shown
 
@@ -56,7 +56,7 @@ def check_root(objects: Objects, findings: Findings) -> Catalog | None:
     StoreVersionError
         If it is of a newer format.
     """
-    root = _read(objects, ZARR_JSON, findings, limit=_MAX_GROUP_JSON)
+    root = _read(objects, ZARR_JSON, findings, limit=MAX_GROUP_JSON)
     is_refused = bool(findings.faults)
     data = _read(objects, CATALOG_JSON, findings)
     document = _parsed(root, objects, ZARR_JSON)
@@ -219,7 +219,7 @@ def _check_document(
     objects: Objects, path: str, expected: Mapping[str, Any], key: str | None, findings: Findings
 ) -> None:
     n_faults = len(findings.faults)
-    limit = MAX_ARRAY_JSON if key is not None else _MAX_GROUP_JSON
+    limit = MAX_ARRAY_JSON if key is not None else MAX_GROUP_JSON
     data = _read(objects, path, findings, key, limit)
     if len(findings.faults) == n_faults:
         _compare(expected, data, _parsed(data, objects, path), path, key, findings)
