@@ -59,8 +59,8 @@ def identify(source: Source) -> tuple[Family | None, ModelConfig]:
     Raises
     ------
     MetadataError
-        If a known family's configuration lacks a field or contradicts itself or the tensors, or any says what no model
-        can have.
+        If a known family's configuration lacks a field or contradicts itself or the tensors, or any
+        configuration says what no model can have.
     """
     family, config = _identify_gguf(source) if source.format == "gguf" else _identify_hub(source)
     fault = first_fault(config)
