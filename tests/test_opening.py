@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from wvindex.infer import Model
 from wvindex.query.database import Store
 from wvindex.sources.base import Source, TensorInfo
 from wvindex.sources.detect import open_source
+from wvindex.sources.unchanged import hash_files, require_unchanged
 
 DENSE = [name for name in names() if "kv_lora_rank" not in checkpoint(name).config]
 KEPT = {"mla": "keep"}
@@ -223,3 +225,28 @@ def test_a_zarr_group_of_someone_elses_is_no_store(tmp_path: Path) -> None:
 def test_a_path_may_be_a_string(stores: Stores) -> None:
     with wvindex.open(str(stores.gguf("qwen2"))) as db:
         assert db.config.family == "qwen2"
+
+
+def test_a_store_without_its_root_document_is_a_damaged_store(stores: Stores, tmp_path: Path) -> None:
+    damaged = tmp_path / "x.zarr"
+    shutil.copytree(stores.build(stores.gguf("qwen2")), damaged)
+    (damaged / "zarr.json").unlink()
+    with pytest.raises(NotAStore) as caught:
+        wvindex.open(damaged)
+    assert caught.value.expected is not None
+
+
+@pytest.mark.parametrize("form", ["gguf", "safetensors"])
+def test_a_checkpoint_is_found_after_the_working_directory_has_changed(
+    form: str, stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stores.gguf("qwen2") if form == "gguf" else stores.safetensors("qwen2")
+    monkeypatch.chdir(path.parent)
+    with open_source(path.name) as source:
+        before = hash_files(source)
+        tokenizer = source.tokenizer()
+        monkeypatch.chdir(tmp_path)
+        require_unchanged(source)
+        assert hash_files(source) == before
+        assert source.tokenizer() == tokenizer
+        assert source.path == Path(path.name)

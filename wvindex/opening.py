@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wvindex.errors import UnsupportedTokenizer
+from wvindex.errors import UnknownFormat, UnsupportedTokenizer
 from wvindex.query.database import Store, absolute, open_store
 from wvindex.sources.base import Source
 from wvindex.sources.detect import open_source
 from wvindex.store.directory import is_being_replaced
-from wvindex.store.metadata import ZARR_JSON
+from wvindex.store.metadata import CATALOG_JSON, ZARR_JSON
 from wvindex.store.reader import Check, require_check
 from wvindex.store.remote import is_path
 from wvindex.store.staging import BUILDING_JSON
@@ -57,7 +57,12 @@ def open(path: str | os.PathLike[str] | zarr.abc.store.Store, *, check: Check = 
     if _means_a_store(local):
         return open_store(local, check=check)
     require_check(check)
-    source = open_source(local)
+    try:
+        source = open_source(local)
+    except UnknownFormat:
+        if os.path.lexists(local / CATALOG_JSON):
+            return open_store(local, check=check)  # a store without its root document, and says so
+        raise
     try:
         return _bare(source, partial(open, absolute(local), check=check))
     except BaseException:

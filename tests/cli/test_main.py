@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import os
@@ -177,3 +178,47 @@ def test_options_are_named_like_the_librarys_parameters() -> None:
 def test_choices_are_the_librarys() -> None:
     assert tuple(STORAGE_ENCODINGS) == STORAGE
     assert get_args(MlaForm) == MLA
+
+
+OUTPUTS = {"full": (">/dev/full", "No space left on device"), "closed": (">&-", "Bad file descriptor")}
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize(
+    "arguments", [["info", EXAMPLE], ["ls", EXAMPLE], ["info", EXAMPLE, "--json"], ["--help"], ["--version"]]
+)
+def test_output_that_cannot_be_written_is_one_line(output: str, arguments: list[object]) -> None:
+    redirection, reason = OUTPUTS[output]
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", *argv(arguments)],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == f"error[output]: cannot write the output: {reason}\n"
+    assert done.returncode == 3
+
+
+def test_errors_reach_stderr_though_stdout_is_closed() -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *argv(["info", "/nowhere"])],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.startswith("error[unreadable]: ")
+    assert done.returncode == 3
+
+
+def test_what_the_system_refuses_is_no_fault_that_verify_found(
+    kjv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", "some/file")
+
+    monkeypatch.setattr(ls, "emit_json", refuse)
+    result = invoke("ls", kjv, "--json")
+    assert result.exit_code == 3
+    assert result.stderr == "error[system]: [Errno 5] Input/output error: 'some/file'\n"

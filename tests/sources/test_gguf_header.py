@@ -71,7 +71,7 @@ HEADERS: dict[str, tuple[bytes, type[WvindexError], str]] = {
     "key beyond the file": (_one(string("k", 200) + bytes(30)), TruncatedSource, "metadata key 0"),
     "key twice": (_one(pair("k", U8, b"\1"), pair("k", U8, b"\2")), DuplicateName, "field: k"),
     "unknown value type": (_one(pair("k", 13, u64(0))), MalformedHeader, "found: 13"),
-    "bool of 2": (_one(pair("k", BOOL, b"\2")), MalformedHeader, "neither 0 nor 1"),
+    "bool of 2": (_one(pair("k", BOOL, b"\2")), MalformedHeader, "expected: 0 or 1, found: 2"),
     "bool of 2 in an array": (
         _one(pair("k", ARRAY, array(BOOL, [b"\1", b"\2"]))),
         MalformedHeader,
@@ -105,7 +105,16 @@ HEADERS: dict[str, tuple[bytes, type[WvindexError], str]] = {
         MalformedHeader,
         "general.alignment",
     ),
-    "alignment in 64 bits": (_one(pair("general.alignment", U64, u64(32))), MalformedHeader, "wrong type"),
+    "alignment in 64 bits": (
+        _one(pair("general.alignment", U64, u64(32))),
+        MalformedHeader,
+        "expected: UINT32, found: UINT64",
+    ),
+    "alignment of no type": (
+        _one(pair("general.alignment", 99, u64(32))),
+        MalformedHeader,
+        "expected: UINT32, found: type 99",
+    ),
     "alignment 0": (_one(pair("general.alignment", U32, u32(0))), MalformedHeader, "found: 0"),
     "alignment 4": (_one(pair("general.alignment", U32, u32(4))), MalformedHeader, "at least 8"),
     "alignment 48": (_one(pair("general.alignment", U32, u32(48))), MalformedHeader, "power of two"),

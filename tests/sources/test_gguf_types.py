@@ -14,6 +14,7 @@ from wvindex.sources.gguf_types import (
     SCALARS,
     STRING,
     UINT32,
+    VALUE_TYPES,
 )
 
 NEWER_THAN_THE_PACKAGE = {41: "Q1_0", 42: "Q2_0"}
@@ -48,3 +49,7 @@ def test_metadata_value_types_are_the_package_s() -> None:
         name = kinds(kind).name.replace("BOOL", "UINT8").lower()
         assert dtype.name == name
     assert {*SCALARS, STRING, ARRAY} == {int(kind) for kind in kinds}
+
+
+def test_value_types_are_the_packages() -> None:
+    assert {kind.value: kind.name for kind in gguf.GGUFValueType} == dict(enumerate(VALUE_TYPES))

@@ -159,7 +159,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[WvindexError], str]] = {
         MalformedHeader,
         "weight_map",
     ),
-    "empty weight_map": (lambda d: write_index(d, {}), ShardError, "lists no tensor"),
+    "empty weight_map": (lambda d: write_index(d, {}), ShardError, "found: an empty object"),
     "tensor twice in the index": (
         lambda d: (d / "model.safetensors.index.json").write_text('{"weight_map": {"a": "x", "a": "y"}}'),
         DuplicateName,

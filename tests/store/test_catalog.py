@@ -138,6 +138,18 @@ CONTRADICTIONS: list[tuple[str, Any, str]] = [
     ("arrays.model%layers%0%w%weight.row_scale.head_slice", [2, 2], "row_scale.head_slice"),
     ("config.num_hidden_layers", 1 << 45, "config.num_hidden_layers"),
     ("config.num_hidden_layers", -1, "config.num_hidden_layers"),
+    ("config.vocab_size", -1, "config.vocab_size"),
+    ("config.vocab_size", 1 << 40, "config.vocab_size"),
+    ("config.sliding_window", -1, "config.sliding_window"),
+    ("config.max_position_embeddings", -5, "config.max_position_embeddings"),
+    ("config.num_nextn_predict_layers", 1 << 60, "config.num_nextn_predict_layers"),
+    ("config.rms_norm_eps", -1e-5, "config.rms_norm_eps"),
+    ("config.rms_norm_eps", math.inf, "config.rms_norm_eps"),
+    ("config.attention_scale", 1e30, "config.attention_scale"),
+    ("config.mla.norm_eps", -1e-6, "config.mla.norm_eps"),
+    ("config.moe.n_group", 0, "config.moe.n_group"),
+    ("config.moe.num_experts_per_tok", 5, "config.moe.num_experts_per_tok"),
+    ("config.moe.topk_group", 2, "config.moe.topk_group"),
 ]
 
 

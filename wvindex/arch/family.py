@@ -9,7 +9,7 @@ from typing import Any
 from wvindex.arch.config import LayerType, ModelConfig, MoE, Rope
 from wvindex.arch.fields import Fields
 from wvindex.arch.rope import KNOWN_TYPES, rope, rope_fields
-from wvindex.limits import MAX_EXPERTS, MAX_LAYERS
+from wvindex.limits import MAX_ELEMENTS, MAX_EXPERTS, MAX_LAYERS
 
 RawMetadata = Mapping[str, Any]
 HubForm = dict[str, Any]
@@ -85,6 +85,7 @@ def decoder_config(
     head_dim = head_dim or f.integer("head_dim", hidden // heads)
     kinds = tuple(layer_types) if layer_types is not None else stated_layer_types(f, layers)
     ropes, refusals = _ropes(f, kinds, rope_head_dim or head_dim)
+    f.integer_or_none("vocab_size")  # if it is there it is a count
     common: dict[str, Any] = {
         "num_key_value_heads": f.integer("num_key_value_heads", heads),
         "v_head_dim": head_dim,
@@ -212,7 +213,7 @@ def _general(f: Fields) -> dict[str, Any]:
 
 def _is_count(f: Fields, name: str) -> bool:
     value = f.raw.get(name)
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_ELEMENTS
 
 
 def _positive(f: Fields, name: str) -> int:

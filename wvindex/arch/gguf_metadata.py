@@ -33,6 +33,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "expert_count": ("num_experts", "num_local_experts", "n_routed_experts"),
     "expert_used_count": ("num_experts_per_tok",),
     "expert_feed_forward_length": ("moe_intermediate_size",),
+    "leading_dense_block_count": ("first_k_dense_replace",),
     "expert_shared_count": ("n_shared_experts",),
     "expert_weights_norm": ("norm_topk_prob",),
     "expert_weights_scale": ("routed_scaling_factor",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from wvindex.arch.agreement import require_agreement, require_vocabulary
 from wvindex.arch.config import ModelConfig
 from wvindex.arch.families import (
     deepseek_v2,
@@ -23,6 +24,8 @@ from wvindex.arch.family import Family, unknown_config
 from wvindex.arch.fields import Fields
 from wvindex.arch.gguf_metadata import FIELDS, hub_form, plain_metadata
 from wvindex.arch.hub_defaults import hub_defaults
+from wvindex.arch.validity import first_fault
+from wvindex.errors import MetadataError
 from wvindex.sources.base import Source
 
 FAMILIES: Final[tuple[Family, ...]] = tuple(
@@ -56,9 +59,20 @@ def identify(source: Source) -> tuple[Family | None, ModelConfig]:
     Raises
     ------
     MetadataError
-        If a known family's configuration lacks a field or contradicts itself.
+        If a known family's configuration lacks a field or contradicts itself or the tensors, or any
+        configuration says what no model can have.
     """
-    return _identify_gguf(source) if source.format == "gguf" else _identify_hub(source)
+    family, config = _identify_gguf(source) if source.format == "gguf" else _identify_hub(source)
+    fault = first_fault(config)
+    if fault is not None:
+        raise MetadataError(
+            "model configuration is not usable",
+            file=source.path,
+            field=fault.field,
+            expected=fault.expected,
+            found=fault.found,
+        )
+    return family, config
 
 
 def _identify_hub(source: Source) -> tuple[Family | None, ModelConfig]:
@@ -70,7 +84,11 @@ def _identify_hub(source: Source) -> tuple[Family | None, ModelConfig]:
     model_type = fields.text("model_type", "unknown")
     fields = fields.where_absent(hub_defaults(model_type, nested=text is not None))
     family = next((family for family in FAMILIES if model_type in family.model_types), None)
-    return family, family.config(fields) if family else unknown_config(fields)
+    if family is None:
+        return None, unknown_config(fields)
+    config = family.config(fields)
+    require_agreement(source, fields, config)
+    return family, config
 
 
 def _identify_gguf(source: Source) -> tuple[Family | None, ModelConfig]:
@@ -84,7 +102,11 @@ def _identify_gguf(source: Source) -> tuple[Family | None, ModelConfig]:
     hub = hub_form(source, metadata) | {"model_type": family.model_types[0]}
     if family.gguf_fields is not None:
         family.gguf_fields(hub, metadata)
-    return family, family.config(Fields(hub, source.path))
+    fields = Fields(hub, source.path)
+    config = family.config(fields)
+    require_agreement(source, fields, config)
+    require_vocabulary(source, metadata.get("vocab_size"))
+    return family, config
 
 
 def _unknown_fields(metadata: Mapping[str, Any]) -> dict[str, Any]:

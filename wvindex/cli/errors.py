@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Any, Final, TextIO, cast
 
 import click
 from click.exceptions import Exit
@@ -25,7 +27,8 @@ def reported() -> Iterator[None]:
     """
     try:
         yield
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except WvindexError as error:
         click.echo(f"error[{error.kind}]: {printable(str(error))}", err=True)
         _echo_notes(error)
@@ -37,6 +40,62 @@ def reported() -> Iterator[None]:
     except BrokenPipeError as error:
         _discard_output()
         raise Exit(0) from error
+    except OSError as error:
+        raise Exit(report_system_error(error)) from error
+
+
+class OutputError(OSError):
+    """What the system refused was to write to stdout."""
+
+
+class ClosedOutput(io.TextIOBase):
+    """Stands for a stdout that was closed before we started: to write to it is an error like any other."""
+
+    def write(self, text: str, /) -> int:
+        """Refuse."""
+        raise OutputError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+class _Output(io.FileIO):
+    """A descriptor whose errors say that it is stdout's; a broken pipe stays what it is."""
+
+    def write(self, data: Any, /) -> int:
+        """Write some of `data`."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(error.errno, error.strerror) from error
+
+
+def output_of(stream: TextIO | None) -> TextIO:
+    """Give a stdout that tells its errors from others'. What its encoding lacks is escaped, not fatal."""
+    if stream is None:
+        return cast(TextIO, ClosedOutput())
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Output(stream.fileno(), "w", closefd=False)),
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+def report_system_error(error: OSError) -> int:
+    """Say what the system refused, in one line, and give the exit code.
+
+    That is never 1, which means that ``verify`` found faults.
+    """
+    if isinstance(error, OutputError):
+        _discard_output()
+        click.echo(f"error[output]: cannot write the output: {printable(str(error.strerror))}", err=True)
+    else:
+        click.echo(f"error[system]: {printable(str(error))}", err=True)
+    _echo_notes(error)
+    return WvindexError.exit_code
 
 
 def _echo_notes(error: BaseException) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from wvindex._version import __version__
-from wvindex.cli.errors import reported
+from wvindex.cli.errors import output_of, report_system_error, reported
 
 COMMANDS: Final = ("plan", "build", "info", "ls", "show", "verify", "stats", "run", "completion")
 """Subcommands in the order in which help shows them; each is ``command`` of a module of its name."""
@@ -48,7 +48,10 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # what a terminal's encoding lacks is escaped, not fatal
-            stream.reconfigure(errors="backslashreplace")
-    cli(prog_name="wvindex")
+    sys.stdout = output_of(sys.stdout)
+    if isinstance(sys.stderr, TextIOWrapper):  # what a terminal's encoding lacks is escaped, not fatal
+        sys.stderr.reconfigure(errors="backslashreplace")
+    try:
+        cli(prog_name="wvindex")
+    except OSError as error:  # of --help and --version, which no command's reporting is around
+        sys.exit(report_system_error(error))

@@ -136,7 +136,7 @@ def mixture(
 
 def check_routing(moe: MoE) -> None:
     """Refuse numbers of experts and groups that cannot go together."""
-    if moe.n_routed_experts % moe.n_group:
+    if moe.n_group < 1 or moe.n_routed_experts % moe.n_group:
         raise MetadataError(
             "experts do not divide into groups",
             field="n_group",

@@ -40,6 +40,14 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def absolute(path: Path) -> Path:
+    """Give the path that finds the same file after the working directory has changed."""
+    try:
+        return path.absolute()
+    except OSError:  # the working directory is gone: opening says so
+        return path
+
+
 def is_directory(path: Path) -> bool:
     """Whether `path` is a directory; a path that the system refuses is none."""
     try:

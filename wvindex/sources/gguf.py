@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 from wvindex.sources.base import FileFingerprint, TensorInfo, TokenizerData
-from wvindex.sources.files import OpenFiles
+from wvindex.sources.files import OpenFiles, absolute
 from wvindex.sources.gguf_header import GGUFHeader, read_header
 from wvindex.sources.gguf_metadata import PackedArray, unpack
 from wvindex.sources.gguf_shards import check_shards, later_metadata, shard_paths
@@ -42,6 +42,7 @@ class GGUFSource:
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
+        self.place = absolute(self._path)
         self._files = OpenFiles()
         try:
             self._load()

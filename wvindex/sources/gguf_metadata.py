@@ -12,7 +12,7 @@ import numpy as np
 from wvindex.errors import DuplicateName, LimitExceeded, MalformedHeader, TruncatedSource
 from wvindex.limits import MAX_ARRAY_DEPTH, MAX_ARRAY_ITEMS, MAX_NESTED_ARRAYS
 from wvindex.sources.gguf_cursor import HeaderCursor
-from wvindex.sources.gguf_types import ARRAY, BOOL, SCALARS, STRING, U32, U64, UINT32
+from wvindex.sources.gguf_types import ARRAY, BOOL, SCALARS, STRING, U32, U64, UINT32, VALUE_TYPES
 
 MIN_KEY_BYTES = 8 + 1 + 4 + 1
 """The shortest key and value: a length, a letter, a type, a byte."""
@@ -126,8 +126,8 @@ def _read_value(cursor: HeaderCursor, key: str) -> Any:
             file=cursor.file,
             field=key,
             offset=offset,
-            expected=_FIXED_TYPES[key],
-            found=kind,
+            expected=_type_name(_FIXED_TYPES[key]),
+            found=_type_name(kind),
         )
     if kind == STRING:
         return cursor.string(key)
@@ -150,6 +150,10 @@ def _read_value(cursor: HeaderCursor, key: str) -> Any:
         _check_bools(cursor, key, data)
         return data != b"\0"
     return np.frombuffer(data, SCALARS[kind])[0].item()
+
+
+def _type_name(kind: int) -> str:
+    return VALUE_TYPES[kind] if kind < len(VALUE_TYPES) else f"type {kind}"
 
 
 def _array_head(cursor: HeaderCursor, key: str) -> tuple[int, int]:
@@ -219,4 +223,10 @@ def _skip_items(cursor: HeaderCursor, key: str, item_type: int, count: int, dept
 
 def _check_bools(cursor: HeaderCursor, key: str, data: bytes) -> None:
     if data.count(0) + data.count(1) != len(data):
-        raise MalformedHeader("a bool is neither 0 nor 1", file=cursor.file, field=key)
+        raise MalformedHeader(
+            "a bool is neither 0 nor 1",
+            file=cursor.file,
+            field=key,
+            expected="0 or 1",
+            found=next(byte for byte in data if byte > 1),
+        )

@@ -32,6 +32,12 @@ SCALARS: Final[dict[int, np.dtype[np.generic]]] = {
 }
 """Fixed-size metadata value types; a bool is one byte, 0 or 1."""
 
+VALUE_TYPES: Final = (
+    *("UINT8", "INT8", "UINT16", "INT16", "UINT32", "INT32", "FLOAT32"),
+    *("BOOL", "STRING", "ARRAY", "UINT64", "INT64", "FLOAT64"),
+)
+"""Names of all metadata value types, by number."""
+
 U32: Final = struct.Struct("<I")
 U64: Final = struct.Struct("<Q")
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, Self
 
 from wvindex.limits import MAX_JSON_BYTES
 from wvindex.sources.base import FileFingerprint, TensorInfo, TokenizerData
-from wvindex.sources.files import OpenFiles, read_beside
+from wvindex.sources.files import OpenFiles, absolute, read_beside
 from wvindex.sources.safetensors_header import SafetensorsHeader, read_header
 from wvindex.sources.safetensors_index import check_shards, locate
 from wvindex.sources.strict_json import parse_object
@@ -55,6 +55,7 @@ class SafetensorsSource:
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
+        self.place = absolute(self._path)
         self._files = OpenFiles()
         try:
             self._load()
@@ -65,6 +66,7 @@ class SafetensorsSource:
     def _load(self) -> None:
         checkpoint = locate(self._path)
         self._directory = checkpoint.directory
+        self._beside = absolute(checkpoint.directory)  # for what is read later
         headers: dict[str, SafetensorsHeader] = {}
         fingerprints: list[FileFingerprint] = []
         for name, real in checkpoint.files.items():
@@ -145,7 +147,7 @@ class SafetensorsSource:
         UnsafePath
             If a file is a symlink that leads out of the checkpoint.
         """
-        contents = ((name, read_beside(self._directory, name, MAX_JSON_BYTES)) for name in TOKENIZER_FILES)
+        contents = ((name, read_beside(self._beside, name, MAX_JSON_BYTES)) for name in TOKENIZER_FILES)
         files = {name: data for name, data in contents if data is not None}
         return TokenizerData(files=files, gguf={}) if files.keys() & _VOCABULARY_FILES else None
 

@@ -24,7 +24,7 @@ from wvindex.formats.encodings import ENCODINGS, Encoding
 from wvindex.limits import MAX_DIMS, MAX_ELEMENTS, MAX_NAME_BYTES, MAX_SAFETENSORS_HEADER, MAX_TENSORS
 from wvindex.sources.base import TensorInfo
 from wvindex.sources.files import OpenFiles
-from wvindex.sources.strict_json import parse_object
+from wvindex.sources.strict_json import json_type, parse_object
 
 LENGTH_BYTES: Final = 8
 _METADATA: Final = "__metadata__"
@@ -120,8 +120,16 @@ def _read_length(files: OpenFiles, file: Path, size: int) -> int:
 
 
 def _check_metadata(metadata: object, file: Path) -> None:
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise MalformedHeader("not an object of strings", file=file, field=_METADATA)
+    entries = metadata.items() if isinstance(metadata, dict) else [("", metadata)]
+    for name, value in entries:
+        if not isinstance(metadata, dict) or not isinstance(value, str):
+            raise MalformedHeader(
+                "not an object of strings",
+                file=file,
+                field=f"{_METADATA}.{name}" if name else _METADATA,
+                expected="a string" if isinstance(metadata, dict) else "an object of strings",
+                found=json_type(value),
+            )
 
 
 def _tensor(name: str, entry: object, file: Path, data_start: int) -> TensorInfo:
@@ -172,7 +180,14 @@ def _check_name(name: str, file: Path) -> None:
 
 def _encoding(dtype: object, file: Path, name: str) -> Encoding:
     if not isinstance(dtype, str):
-        raise MalformedHeader("not a string", file=file, tensor=name, field="dtype", found=dtype)
+        raise MalformedHeader(
+            "not a string",
+            file=file,
+            tensor=name,
+            field="dtype",
+            expected="a string",
+            found=json_type(dtype),
+        )
     if dtype in UNSUPPORTED_DTYPES:
         raise UnsupportedError(
             f"dtype {dtype} is not supported",

@@ -145,7 +145,13 @@ def _weight_map(file: Path, data: bytes) -> dict[str, str]:
             found=weight_map,
         )
     if not weight_map:
-        raise ShardError("the index lists no tensor", file=file, field="weight_map")
+        raise ShardError(
+            "the index lists no tensor",
+            file=file,
+            field="weight_map",
+            expected="tensors' names with files' names",
+            found="an empty object",
+        )
     return weight_map
 
 

@@ -137,3 +137,11 @@ def _strings(value: object) -> Iterator[str]:
         for key, item in value.items():
             yield key
             yield from _strings(item)
+
+
+def json_type(value: object) -> str:
+    """Name a parsed value's type as JSON does."""
+    if value is None:
+        return "null"
+    names: dict[type, str] = {bool: "a boolean", str: "a string", list: "an array", dict: "an object"}
+    return names.get(type(value), "a number")

@@ -17,8 +17,12 @@ _BLOCK: Final = 4 << 20
 
 
 def source_files(source: Source) -> list[tuple[Path, FileFingerprint]]:
-    """Give each file of a checkpoint and what it was when the checkpoint was opened."""
-    directory = source.path if source.path.is_dir() else source.path.parent
+    """Give each file of a checkpoint and what it was when the checkpoint was opened.
+
+    Paths are those of the opening, wherever the working directory is now.
+    """
+    place: Path = getattr(source, "place", source.path)
+    directory = place if place.is_dir() else place.parent
     return [(directory / known.name, known) for known in source.fingerprint()]
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from wvindex.arch.config import ModelConfig
+from wvindex.arch.validity import first_fault
 from wvindex.errors import CatalogError, SourceError, StoreVersionError
 from wvindex.formats.arrays import ArraySpec
 from wvindex.formats.ledger import LedgerEntry
-from wvindex.limits import MAX_LAYERS
 from wvindex.sources.base import FileFingerprint
 from wvindex.sources.strict_json import parse_object
 from wvindex.store.entries import ArrayEntry, ArrayRecord, array_entry, array_json
@@ -173,10 +173,10 @@ class _CatalogRecord:
 
 
 def _check_config(config: ModelConfig) -> None:
-    """Check what tables are made by: the number of layers, of a family that the forward pass knows."""
-    layers = config.num_hidden_layers or 0
-    if config.family is not None and not 0 <= layers <= MAX_LAYERS:
-        raise Mismatch(f"at most {MAX_LAYERS}", layers, ("config", "num_hidden_layers"))
+    """Check what no configuration may say, whoever wrote it."""
+    fault = first_fault(config)
+    if fault is not None:
+        raise Mismatch(fault.expected, fault.found, ("config", *fault.field.split(".")))
 
 
 def _check_files(files: tuple[str, ...]) -> None:

@@ -1,0 +1,103 @@
+"""What a configuration says of experts and of the vocabulary, held against the tensors' headers."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from wvindex.arch.config import ModelConfig
+from wvindex.arch.fields import Fields
+from wvindex.errors import MetadataError
+from wvindex.formats.encodings import FLOAT_ENCODINGS
+from wvindex.sources.base import Source, TensorInfo
+
+_EMBEDDING: Final = re.compile(
+    r"token_embd\.weight|(model\.|language_model\.)*embed_tokens\.weight",
+)
+_ROUTED: Final = re.compile(r"(?:blk|.*\blayers)\.(\d+)\.(?:ffn_gate_exps|mlp\.experts)\..*")
+_DENSE: Final = re.compile(r"(?:blk|.*\blayers)\.(\d+)\.(?:ffn_gate|mlp\.gate_proj)\.weight")
+_SHARED: Final = re.compile(
+    r"(?:blk|.*\blayers)\.\d+\.(?:ffn_gate_shexp|mlp\.shared_experts\.gate_proj)\.weight"
+)
+
+
+def require_agreement(source: Source, f: Fields, config: ModelConfig) -> None:
+    """Refuse a stated number that the tensors contradict.
+
+    A field that is not stated is not checked; nor is one whose tensors are elsewhere, for one shard of a
+    checkpoint may be opened alone. An embedding may have more rows than the vocabulary: it is padded.
+
+    Parameters
+    ----------
+    source : Source
+    f : Fields
+        Hub form.
+    config : ModelConfig
+        As read from it.
+
+    Raises
+    ------
+    MetadataError
+        Naming the field, what the tensors make of it, and what it says.
+    """
+    require_vocabulary(source, f.raw.get("vocab_size"))
+    if config.moe is None:
+        return
+    if "first_k_dense_replace" in f and f.integer("moe_layer_freq", 1) == 1:
+        _require_leading_dense(source, f.integer("first_k_dense_replace"))
+    if "n_shared_experts" in f:
+        _require_shared(source, config.moe.n_shared_experts, config.moe.moe_intermediate_size)
+
+
+def require_vocabulary(source: Source, stated: object) -> None:
+    """Refuse a ``vocab_size`` of 0, or of more than the embedding has rows."""
+    for info in source.tensors():
+        if not isinstance(stated, int) or not info.shape or not _EMBEDDING.fullmatch(info.name):
+            continue
+        if not 0 < stated <= info.shape[0] and _has_its_own_shape(info):
+            raise _error(info, "vocab_size", f"1 to {info.shape[0]}, the embedding's rows", stated)
+
+
+def _require_leading_dense(source: Source, stated: int) -> None:
+    """Layers from `stated` on have experts, and none before."""
+    experts: dict[int, TensorInfo] = {}
+    dense: dict[int, TensorInfo] = {}
+    for info in source.tensors():
+        for pattern, layers in ((_ROUTED, experts), (_DENSE, dense)):
+            if match := pattern.fullmatch(info.name):
+                layers.setdefault(int(match[1]), info)
+    least, most = max(dense, default=-1) + 1, min(experts, default=stated)
+    if experts and most < stated and least <= most:
+        raise _error(experts[most], "first_k_dense_replace", _range(least, most), stated)
+    if stated < least and (not experts or least <= most):
+        expected = _range(least, most) if experts else f"at least {least}"
+        raise _error(dense[least - 1], "first_k_dense_replace", expected, stated)
+
+
+def _range(least: int, most: int) -> str:
+    return str(most) if least == most else f"{least} to {most}"
+
+
+def _require_shared(source: Source, stated: int, width: int) -> None:
+    for info in source.tensors():
+        if not _SHARED.fullmatch(info.name) or len(info.shape) != 2 or not _has_its_own_shape(info):
+            continue
+        if info.shape[0] != stated * width:
+            expected = f"{info.shape[0] / width:g}, for {info.shape[0]} rows of experts of {width}"
+            raise _error(info, "n_shared_experts", expected, stated)
+
+
+def _has_its_own_shape(info: TensorInfo) -> bool:
+    """Whether the shape is the weight's: integer codes pack several weights into one."""
+    return not info.encoding.is_plain or info.encoding.name in FLOAT_ENCODINGS
+
+
+def _error(info: TensorInfo, field: str, expected: str, found: object) -> MetadataError:
+    return MetadataError(
+        "the configuration contradicts the tensors",
+        file=info.file,
+        tensor=info.name,
+        field=field,
+        expected=expected,
+        found=found,
+    )
