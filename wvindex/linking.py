@@ -7,6 +7,7 @@ from pathlib import Path
 
 from wvindex.formats.arrays import ByteRange, Link
 from wvindex.sources.base import Source
+from wvindex.sources.unchanged import source_files
 from wvindex.store.links import LinkedFiles, link_paths
 from wvindex.transform.links import FileRange, byte_ranges
 from wvindex.transform.plan import Operation
@@ -28,7 +29,7 @@ class SourceLinks:
         directory = source.path if source.path.is_dir() else source.path.parent
         files = [directory / file.name for file in self._fingerprints]
         self._numbers = {file: number for number, file in enumerate(files)}
-        self._paths = link_paths(store, files)
+        self._paths = link_paths(store, [path for path, _ in source_files(source)])
         self._used: set[int] = set()
 
     def links(self, operations: Iterable[Operation]) -> dict[str, Link]:

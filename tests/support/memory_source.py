@@ -34,7 +34,7 @@ class MemorySource:
         config: Mapping[str, Any] | None = None,
         format: Literal["safetensors", "gguf"] = "safetensors",
     ) -> None:
-        self.path = Path("memory")
+        self.path = self.place = Path("memory")
         self.format = format
         self.bytes_read = 0
         self._config = dict(config or {})

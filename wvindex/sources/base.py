@@ -85,6 +85,11 @@ class Source(Protocol):
         ...
 
     @property
+    def place(self) -> Path:
+        """The same, absolute: what stands there is found whatever the working directory is later."""
+        ...
+
+    @property
     def format(self) -> Literal["gguf", "safetensors"]:
         """Which reader this is."""
         ...

@@ -21,7 +21,7 @@ def source_files(source: Source) -> list[tuple[Path, FileFingerprint]]:
 
     Paths are those of the opening, wherever the working directory is now.
     """
-    place: Path = getattr(source, "place", source.path)
+    place = source.place
     directory = place if place.is_dir() else place.parent
     return [(directory / known.name, known) for known in source.fingerprint()]
 
