@@ -216,7 +216,7 @@ def test_tiles_are_read_on_this_thread_where_there_is_no_other(monkeypatch: pyte
 @pytest.mark.parametrize("strides", [(0, 4), (1024, 0), (4, 4), (-1024, 0)])
 def test_a_buffer_that_overlaps_itself_is_refused(strides: tuple[int, int]) -> None:
     array = memory_array("x", (6, 256), "Q8_0")
-    memory = np.zeros((6, 256), np.float32)
+    memory = np.zeros((12, 256), np.float32)
     out = np.lib.stride_tricks.as_strided(memory[3:], (6, 256), strides)
     if strides[0] < 0:
         out = np.lib.stride_tricks.as_strided(memory, (6, 256), (1024, 0))[::-1]
