@@ -78,8 +78,9 @@ def test_an_interrupt_is_raised_once_nobody_works_any_more() -> None:
             meeting.wait()
             if threading.get_ident() == caller:
                 return
-            time.sleep(0.1)
-            signal.raise_signal(signal.SIGINT)
+            for _ in range(2):
+                time.sleep(0.1)
+                signal.raise_signal(signal.SIGINT)
             time.sleep(0.3)
             done.append(i)
 
