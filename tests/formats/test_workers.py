@@ -80,7 +80,7 @@ def test_an_interrupt_is_raised_once_nobody_works_any_more() -> None:
                 return
             for _ in range(2):
                 time.sleep(0.1)
-                signal.raise_signal(signal.SIGINT)
+                signal.pthread_kill(caller, signal.SIGINT)
             time.sleep(0.3)
             done.append(i)
 
