@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -77,3 +80,47 @@ def test_numpys_own_library_takes_it_and_gives_the_same_product() -> None:
         assert own is None or own.get() == 1
         np.testing.assert_allclose(x @ x.T, expected, rtol=1e-4, atol=1e-4)
     assert (own.get() if own else None) == before
+
+
+def test_what_somebody_else_sets_meanwhile_stays(library: Library) -> None:
+    with one_thread():
+        library.set(3)
+    assert library.threads == 3
+
+
+NUMPYS_OWN = """
+import os, sys
+import numpy as np
+from wvindex.formats import blas
+from wvindex.formats.blas import one_thread
+
+own = blas._openblas()
+if own is None:
+    sys.exit()
+own.set(3)
+with one_thread():
+    own.set(2)
+assert own.get() == 2, own.get()
+own.set(3)
+with one_thread():
+    child = os.fork()
+    if not child:
+        assert own.get() == 3, own.get()
+        x = np.ones((300, 300), np.float32)
+        assert (x @ x == 300).all()
+        with one_thread():
+            assert own.get() == 1
+        assert own.get() == 3
+if not child:
+    os._exit(0 if own.get() == 3 else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert own.get() == 3
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+def test_numpys_own_library_is_left_as_others_set_it_and_unlimited_in_a_child() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", NUMPYS_OWN], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert (run.returncode, run.stderr) == (0, "")

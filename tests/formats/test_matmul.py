@@ -173,3 +173,28 @@ def test_threads_do_not_change_the_result(
     out = np.empty((40, 23), np.float32)
     matmul_rows(raw, ENCODINGS["Q4_K"], x, out, n_threads=n_threads)
     assert_product(out, reference_decode(raw, "Q4_K"), x)
+
+
+@pytest.mark.parametrize(("scale", "factor"), [(1e38, 1e-6), (3e-45, 1e4), (np.inf, 1), (np.nan, 1)])
+def test_extreme_scales_count_alike_however_many_vectors_there_are(scale: float, factor: float) -> None:
+    """What a value times its scale rounds to is what is multiplied: infinity and zero are not undone."""
+    codes = np.full((3, 1280), 448, ml_dtypes.float8_e4m3fn)
+    codes[1] = 2**-6
+    scales = np.full((1, 14), scale, np.float32)
+    x = np.full((MAX_VECTORS + 1, 1280), factor, np.float32)
+    matrix = EncodedMatrix(codes.view(np.uint8), FP8, scales)
+    few, many = matrix.matmul(x[:MAX_VECTORS]), matrix.matmul(x)
+    with np.errstate(over="ignore"):
+        weights = dequantize(codes, scales, (8, 96))
+    exact = (x.astype(np.float64) @ weights.astype(np.float64).T).astype(np.float32)
+    np.testing.assert_allclose(many, exact, rtol=1e-5)
+    np.testing.assert_allclose(few, exact[:MAX_VECTORS], rtol=1e-5)
+
+
+def test_values_without_a_product_are_no_floating_point_error() -> None:
+    weights = np.array([[np.inf, 1], [3e38, 3e38]], np.float32)
+    x = np.array([[0, 1], *([[3e38, 1]] * MAX_VECTORS)], np.float32)
+    with np.errstate(all="raise"):
+        found = EncodedMatrix(weights.view(np.uint8), ENCODINGS["F32"]).matmul(x)
+    assert np.isnan(found[0, 0])
+    assert np.isinf(found[1:]).all()

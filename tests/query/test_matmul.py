@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.arrays import MemoryArray, memory_array, write_store
-from wvindex.errors import ChecksumError, SelectionError, UndecodableType
+from wvindex.errors import ChecksumError, SelectionError, UndecodableType, UsageError
 from wvindex.formats.arrays import ArraySpec, Heads
 from wvindex.formats.encodings import Encoding
 from wvindex.query import tiles
@@ -185,3 +186,50 @@ def test_the_whole_matrix_is_never_held(tmp_path: Path, count: int) -> None:
     command = [sys.executable, "-c", MEMORY, str(path), str(count)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert int(done.stdout) <= 64 << 20
+
+
+@pytest.mark.parametrize("count", [0, 1, 20])
+def test_a_matrix_without_columns_gives_zeros(count: int) -> None:
+    array = memory_array("x", (8, 0), "F32")
+    found = Tensor(array.spec, array).matmul(np.empty((2, count, 0), np.float32))
+    np.testing.assert_array_equal(found, np.zeros((2, count, 8), np.float32))
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_what_overflows_float32_is_no_floating_point_error(count: int) -> None:
+    array = memory_array("x", (6, 256), "BF16")
+    with np.errstate(all="raise"):
+        found = Tensor(array.spec, array).matmul(np.full((count, 256), 1e300))
+    assert not np.isfinite(found).any()
+
+
+def test_tiles_are_read_on_this_thread_where_there_is_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def submit(*_: Any) -> Any:
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    monkeypatch.setattr(tiles, "TILE_BYTES", 700)
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", submit)
+    array, x = memory_array("x", (40, 256), "Q8_0"), vectors(20, 256)
+    assert_product(Tensor(array.spec, array).matmul(x), array.values, x)
+
+
+@pytest.mark.parametrize("strides", [(0, 4), (1024, 0), (4, 4), (-1024, 0)])
+def test_a_buffer_that_overlaps_itself_is_refused(strides: tuple[int, int]) -> None:
+    array = memory_array("x", (6, 256), "Q8_0")
+    memory = np.zeros((12, 256), np.float32)
+    out = np.lib.stride_tricks.as_strided(memory[3:], (6, 256), strides)
+    if strides[0] < 0:
+        out = np.lib.stride_tricks.as_strided(memory, (6, 256), (1024, 0))[::-1]
+    with pytest.raises(UsageError, match="share memory"):
+        Tensor(array.spec, array).read(out)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [np.empty((256, 6), np.float32).T, np.empty((12, 512), np.float32)[::-2, ::2]],
+    ids=["transposed", "strided"],
+)
+def test_a_buffer_that_strides_is_filled(view: Any) -> None:
+    array = memory_array("x", (6, 256), "Q8_0")
+    assert Tensor(array.spec, array).read(view) is view
+    np.testing.assert_array_equal(view, array.values)

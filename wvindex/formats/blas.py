@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ class _Limit:
         self.before = 1
 
 
-_LIMIT: Final = _Limit()
+_limit = _Limit()
 
 
 @contextmanager
@@ -43,7 +44,8 @@ def one_thread() -> Iterator[bool]:
 
     One product over all cores waits, spinning, for its slowest thread: where other programs run, or the
     threads are the caller's, several products of one thread each are faster. The setting is the process's:
-    products of other threads are as fast as one thread is, meanwhile.
+    products of other threads are as fast as one thread is, meanwhile. What somebody else sets meanwhile
+    stays, and a forked child starts without the limit.
 
     Yields
     ------
@@ -54,18 +56,38 @@ def one_thread() -> Iterator[bool]:
     if blas is None:
         yield False
         return
-    with _LIMIT.lock:
-        if not _LIMIT.users:
-            _LIMIT.before = blas.get()
+    limit = _limit
+    with limit.lock:
+        if not limit.users:
+            limit.before = blas.get()
             blas.set(1)
-        _LIMIT.users += 1
+        limit.users += 1
     try:
         yield True
     finally:
-        with _LIMIT.lock:
-            _LIMIT.users -= 1
-            if not _LIMIT.users:
-                blas.set(_LIMIT.before)
+        if limit is _limit:  # Else this is a child, and the limit its parent's.
+            with limit.lock:
+                limit.users -= 1
+                if not limit.users:
+                    _lift(blas, limit)
+
+
+def _lift(blas: _Threads, limit: _Limit) -> None:
+    if blas.get() == 1:
+        blas.set(limit.before)
+
+
+def _forget() -> None:
+    """Lift the limit in a forked child, which has none of the threads that would."""
+    global _limit
+    limit, _limit = _limit, _Limit()
+    blas = _openblas() if limit.users else None
+    if blas is not None:
+        _lift(blas, limit)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 @cache

@@ -161,7 +161,8 @@ def _multiply_tiles(
         for start in starts:
             stop = min(start + step, n_rows)
             values = rows.values(start, stop, tile, n_threads)
-            np.matmul(x, values[:, columns].T, out=out[:, start:stop])
+            with np.errstate(all="ignore"):  # Of this thread; infinity and NaN are results like others.
+                np.matmul(x, values[:, columns].T, out=out[:, start:stop])
 
     starts = range(0, n_rows, step)
     if n_threads == 1 or len(starts) == 1:

@@ -213,7 +213,7 @@ class Tensor:
             Filled and returned.
         dtype : dtype, optional
             float32, float16, bfloat16, or the tensor's own, which is the default (or `out`'s).
-        rows : (int, int) or slice, optional
+        rows : (int, int), range or slice, optional
             Indices [start, stop) of axis 0; all by default.
 
         Returns
@@ -225,7 +225,8 @@ class Tensor:
         SelectionError
             If `rows` is out of range, or `out` has another shape.
         UsageError
-            If `dtype` is none of these, or not `out`'s, or `out` is no array that can be written to.
+            If `dtype` is none of these, or not `out`'s, or `out` is no array that can be written to, or some
+            of its values share memory.
         LimitExceeded
             If there is no memory for the values.
         UndecodableType
@@ -239,6 +240,7 @@ class Tensor:
             target = out = self._new(shape, wanted, self._axis0_rows(start, stop))
         else:
             require_buffer(self._spec, out, shape, dtype)
+            _require_distinct(self._spec, out)
             target = out if out.flags.carray else self._new(shape, out.dtype, self._axis0_rows(start, stop))
         self._read_axis0(start, stop, target)
         if target is not out:
@@ -303,6 +305,7 @@ class Tensor:
         ----------
         x : array, shape (..., in_features)
             Taken as float32. A few vectors are multiplied by the encoded blocks themselves.
+            NumPy's own ``x @ tensor`` decodes the whole first, and does not transpose it.
 
         Returns
         -------
@@ -320,11 +323,13 @@ class Tensor:
         """
         self._handle.require_open()
         self._require_matrix()
-        vectors = real_numbers(self._spec, x)
+        with np.errstate(all="ignore"):  # What is too large for float32 becomes infinite.
+            vectors = real_numbers(self._spec, x)
         if not vectors.ndim or vectors.shape[-1] != self.shape[1]:
             expected = f"(..., {self.shape[1]})"
             raise SelectionError("x does not fit", tensor=self.key, expected=expected, found=vectors.shape)
-        flat = np.ascontiguousarray(vectors.reshape(-1, self.shape[1]))
+        # Not -1, which nothing tells where rows have no values.
+        flat = np.ascontiguousarray(vectors.reshape(math.prod(vectors.shape[:-1]), self.shape[1]))
         out = self._new((len(flat), self.shape[0]), np.float32, self._row_range)
         multiply(self._base, self._reader, self._row_range, self._columns, flat, out)
         return out.reshape(*vectors.shape[:-1], self.shape[0])
@@ -452,6 +457,18 @@ class Tensor:
         if values.size:
             gather(self._base, self._reader, _moved(rows, self._first_row), columns, values)
         return values if order is None else values[order]
+
+
+def _require_distinct(spec: ArraySpec, out: NDArray[Any]) -> None:
+    """Refuse a buffer whose values share memory; along each axis it must step over all of the inner ones."""
+    inner = out.itemsize
+    axes = zip(out.strides, out.shape, strict=True)
+    for stride, length in sorted((abs(stride), length) for stride, length in axes if length > 1):
+        if stride < inner and out.size:
+            raise UsageError(
+                "values of the buffer share memory", tensor=spec.key, expected=inner, found=out.strides
+            )
+        inner = stride * (length - 1) + inner
 
 
 def _unpickled(handle: Handle, key: str, spec: ArraySpec, first_row: int, columns: tuple[int, int]) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -162,12 +163,12 @@ class Request:
             return
         buffers = (self._buffer(), self._buffer())
         with ThreadPoolExecutor(1, thread_name_prefix="wvindex-read") as pool:
-            coming = pool.submit(self._read, self._batches[0], buffers[0])
+            coming = _begun(pool, partial(self._read, self._batches[0], buffers[0]))
             for i, batch in enumerate(self._batches[1:], 1):
-                tile = coming.result()
-                coming = pool.submit(self._read, batch, buffers[i % 2])
+                tile = coming()
+                coming = _begun(pool, partial(self._read, batch, buffers[i % 2]))
                 yield tile
-            yield coming.result()
+            yield coming()
 
     @property
     def _n_threads(self) -> int:
@@ -239,6 +240,14 @@ class Request:
         if begin == at and end <= stop and self._read_bytes == self.spec.row_bytes:
             self._verified_first.add(at)
         return until
+
+
+def _begun(pool: ThreadPoolExecutor, read: Callable[[], Tile]) -> Callable[[], Tile]:
+    """Begin to read on another thread, and give what waits for it; where there is none, what reads."""
+    try:
+        return pool.submit(read).result
+    except RuntimeError:  # The interpreter ends, or the system has no more threads.
+        return read
 
 
 def runs(rows: Positions) -> list[Run]:

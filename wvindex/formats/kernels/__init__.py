@@ -1,5 +1,8 @@
 """Compiled kernels for encoded rows: bit-equal to ggml's C and the gguf package, many times as fast.
 
+That is of finite values. Where a block's scale is infinite or NaN, a NaN's sign may be another with the IQ2
+and IQ3 encodings.
+
 Light to import: numba is loaded, and a kernel compiled or taken from numba's cache on disk, at its first use.
 """
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final, TypeAlias, TypeVar
+from threading import Lock
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import numba
 import numpy as np
@@ -25,6 +27,19 @@ Kernel: TypeAlias = Callable[..., None]
 
 TILE_VALUES: Final = 256
 """Values that a dot product decodes at once: 1 KiB stays in the first-level cache."""
+
+# Of files and of the pickles in them.
+_CACHE_ERRORS: Final = (
+    OSError,
+    EOFError,
+    pickle.UnpicklingError,
+    ValueError,
+    AttributeError,
+    ImportError,
+    IndexError,
+    KeyError,
+    TypeError,
+)
 
 # Sums may be regrouped and fused; NaN and infinity still count.
 _SUMMATION: Final = {"reassoc", "contract", "nsz"}
@@ -145,15 +160,48 @@ def compiled(function: Function, name: str) -> Function:
     """Compile a kernel at its first call, without the interpreter's lock, and keep it on disk.
 
     Numba's cache watches the function's own file only, so the kernel's name carries a digest of this whole
-    package. Where no directory can be written the kernel is compiled in every process.
+    package. Where no directory can be written, or what is there cannot be read, the kernel is compiled in
+    every process.
     """
     function.__name__ = function.__qualname__ = f"{name}_{_sources_digest()}"
     options: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
     try:
-        kernel: Function = numba.njit(cache=True, **options)(function)
+        kernel = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # "cannot cache function ...: no locator available"
-        kernel = numba.njit(**options)(function)
-    return kernel
+        return cast("Function", numba.njit(**options)(function))
+    return cast("Function", _Cached(kernel, lambda: numba.njit(**options)(function)))
+
+
+class _Cached:
+    """A kernel from the cache on disk; compiled anew, and kept in memory, where that fails it.
+
+    Numba reads its files at a kernel's first call, writes them there, and lets every error of theirs
+    through: of a disk that is full, of a pickle that is cut off. Kernels themselves raise nothing.
+    """
+
+    def __init__(self, kernel: Kernel, compile_anew: Callable[[], Kernel]) -> None:
+        self._kernel = kernel
+        self._uncached: Kernel | None = None
+        self._compile_anew = compile_anew
+        self._lock = Lock()
+
+    def __call__(self, *arguments: Any) -> Any:
+        kernel = self._kernel
+        try:
+            return kernel(*arguments)
+        except _CACHE_ERRORS:
+            if kernel is self._uncached:
+                raise
+        return self._without_cache()(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kernel, name)
+
+    def _without_cache(self) -> Kernel:
+        with self._lock:
+            if self._uncached is None:
+                self._kernel = self._uncached = self._compile_anew()
+            return self._uncached
 
 
 @cache

@@ -8,7 +8,6 @@ import numpy as np
 
 from wvindex.formats.kernels._factory import (
     TILE_VALUES,
-    Block,
     Kernel,
     compiled,
     inline,
@@ -68,7 +67,6 @@ def f8_e5m2(raw: Any, at: int, out: Any, to: int) -> None:
 
 
 _CODES: Final = {"F8_E4M3": _e4m3, "F8_E5M2": _e5m2}
-_BLOCKS: Final[dict[str, Block]] = {"F8_E4M3": f8_e4m3, "F8_E5M2": f8_e5m2}
 
 
 def scaled_decode_kernel(name: str) -> Kernel:
@@ -113,9 +111,9 @@ def scaled_decode_kernel(name: str) -> Kernel:
 def scaled_dot_kernel(name: str) -> Kernel:
     """Make ``dot(codes, code_stride, scales, block_rows, block_columns, first_row, vectors, out, ...)``.
 
-    As `scaled_decode_kernel` and `_factory.dot_kernel` do; a tile's sum is multiplied by its scale.
+    As `scaled_decode_kernel` and `_factory.dot_kernel` do; values are those of the former, rounded alike.
     """
-    block = _BLOCKS[name]
+    value = _CODES[name]
 
     def dot(
         codes: Any,
@@ -139,9 +137,9 @@ def scaled_dot_kernel(name: str) -> Kernel:
                 for start in range(j * block_columns, stop, TILE_VALUES):
                     count = min(TILE_VALUES, stop - start)
                     for i in range(count):
-                        block(codes, row * code_stride + start + i, tile, i)
+                        put(tile, i, value(codes, row * code_stride + start + i) * scale)
                     for k in range(vectors.shape[0]):
-                        sums[k] += scale * tile_dot(tile, vectors[k], start, count)
+                        sums[k] += tile_dot(tile, vectors[k], start, count)
             for k in range(vectors.shape[0]):
                 out[k, row] = sums[k]
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 from typing import Any, Final, TypeVar
@@ -17,6 +16,7 @@ from wvindex.errors import UsageError
 from wvindex.formats.encodings import Encoding
 from wvindex.formats.fp8 import require_scales, scale_rows_of
 from wvindex.formats.kernels import rows as kernels
+from wvindex.formats.workers import share
 
 Result = TypeVar("Result")
 
@@ -136,25 +136,13 @@ def _scales_of(
 
 def _over(parts: list[slice], run: Callable[[slice], Result], workers: int) -> list[Result]:
     """Run all parts, on this thread and those of the pool that are free; in no particular order."""
-    waiting = deque(parts)
+    results: list[Result] = []
 
-    def work() -> list[Result]:
-        done: list[Result] = []
-        while True:
-            try:
-                part = waiting.popleft()
-            except IndexError:
-                return done
-            done.append(run(part))
+    def work(mine: Iterator[slice]) -> None:
+        results.extend([run(part) for part in mine])
 
-    others = [_pool().submit(work) for _ in range(min(workers, len(parts)) - 1)]
-    try:
-        results = work()
-    finally:
-        # Nobody may write into the caller's buffer once this has returned or raised.
-        started = [future for future in others if not future.cancel()]
-        wait(started)
-    return [result for future in started for result in future.result()] + results
+    share(parts, work, workers, _pool())
+    return results
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, Literal
@@ -39,10 +40,19 @@ Manner = Literal["direct", "narrow", "stream"]
 
 
 def has_kernel(encoding: Encoding) -> bool:
-    """Whether there are kernels for `encoding`."""
+    """Whether there are kernels for `encoding`: none where numba is told not to compile."""
+    if _is_jit_disabled():
+        return False
     if encoding.scale_block is not None:
         return encoding.name in SCALED
     return encoding.name in _MODULE_OF and encoding == ENCODINGS[encoding.name]
+
+
+@cache
+def _is_jit_disabled() -> bool:
+    """Whether ``NUMBA_DISABLE_JIT`` says so, as numba reads it when it is loaded."""
+    wish = os.environ.get("NUMBA_DISABLE_JIT", "").strip()
+    return wish.isdecimal() and int(wish) != 0
 
 
 @cache
