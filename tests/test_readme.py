@@ -41,7 +41,7 @@ def test_the_command_line_examples_run(workplace: Path) -> None:
     ]
     assert len(commands) >= 5
     for command in commands:
-        assert run(["sh", "-c", command], workplace).strip(), command
+        assert run(["sh", "-c", f"{command} 2>&1"], workplace).strip(), command
 
 
 def test_the_python_examples_run_and_say_what_they_should(workplace: Path) -> None:

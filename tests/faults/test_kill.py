@@ -75,8 +75,9 @@ def test_an_old_store_stands_until_the_new_one_does(scenario: str, crashes: Cras
     counts = crashes.counts(scenario)
     assert min(counts["points"], counts["old"]) > 80
     assert min(counts["complete"], counts["resumed"]) > 10
-    # Without the exchange of two directories there is a moment at which the name is free.
-    assert counts.get("absent", 0) <= (3 if scenario == "renames" else 0)
+    # Without the exchange of two directories the name is free for three operations. Threads do theirs in
+    # another order each time, and so a kill at the same number may strike at one of them again.
+    assert counts.get("absent", 0) <= (6 if scenario == "renames" else 0)
 
 
 def test_a_restart_that_crashes_leaves_nothing_that_is_mixed(crashes: Crashing) -> None:
