@@ -25,8 +25,8 @@ Block: TypeAlias = Callable[[Any, int, Any, int], None]
 
 Kernel: TypeAlias = Callable[..., None]
 
-TILE_VALUES: Final = 256
-"""Values that a dot product decodes at once: 1 KiB stays in the first-level cache."""
+TILE_VALUES: Final = 512
+"""Values that a dot product decodes at once: 2 KiB stay in the first-level cache."""
 
 # Of files and of the pickles in them.
 _CACHE_ERRORS: Final = (

@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 MIN_PART: Final = 1 << 18
 """Values that are worth a thread's while: a tenth of a millisecond of decoding."""
 
-PARTS_PER_THREAD: Final = 4
+PARTS_PER_THREAD: Final = 2
 """More parts than threads, so that a thread that is held up does not hold up the others."""
 
 

@@ -183,7 +183,7 @@ def dot(
     x : array of float32, shape (n_values,) or (m, n_values)
         m at most `MAX_VECTORS`.
     out : array of float32, shape (n_rows,) or (m, n_rows)
-        Filled. Sums of 256 values are float32, those of a row float64: the error is about 1e-7 of the
+        Filled. Sums of 512 values are float32, those of a row float64: the error is about 1e-7 of the
         sum of the absolute products. A result does not depend on m.
     scales, first_row
         For FP8 with scales, as `decode_fp8_rows` takes them.
