@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -118,7 +117,6 @@ assert own.get() == 3
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
 def test_numpys_own_library_is_left_as_others_set_it_and_unlimited_in_a_child() -> None:
     run = subprocess.run(
         [sys.executable, "-c", NUMPYS_OWN], check=False, capture_output=True, text=True, timeout=60
