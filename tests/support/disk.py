@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -123,7 +124,7 @@ class Disk:
             with self._lock:
                 if flags & (os.O_WRONLY | os.O_RDWR):
                     kind = "open" if os.path.lexists(path) else "create"
-                    call = lambda: real(path, flags, *more, **named)  # noqa: E731
+                    call = partial(real, path, flags, *more, **named)
                     descriptor = self._do(Operation(kind, os.fspath(path)), call)
                 else:
                     descriptor = real(path, flags, *more, **named)

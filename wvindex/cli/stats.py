@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
@@ -16,7 +16,9 @@ from wvindex.cli.slicing import parse_layers
 from wvindex.errors import UsageError
 
 if TYPE_CHECKING:
+    from wvindex.inspection.api import By
     from wvindex.inspection.plot import Bars
+    from wvindex.inspection.spectrum import Kind
     from wvindex.inspection.table import Table
     from wvindex.query.database import Store
 
@@ -92,9 +94,9 @@ def command(
                 db,
                 selector,
                 layers,
-                by,  # type: ignore[arg-type]
+                cast("By", by),
                 role=role,
-                spectrum=spectrum,  # type: ignore[arg-type]
+                spectrum=cast("Kind | None", spectrum),
                 keep=not no_keep,
                 progress=progress,
             )
