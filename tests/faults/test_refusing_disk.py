@@ -19,7 +19,7 @@ import pytest
 
 import wvindex
 from tests.support.cli import argv, environment, invoke
-from tests.support.disk import Disk, Operation, refusing
+from tests.support.disk import Disk, Operation, refusing, refusing_once_journaled
 from tests.support.interrupted import (
     build,
     chunks_of,
@@ -184,9 +184,8 @@ class TestTooLittleRoom:
     def test_what_is_written_already_needs_no_more(
         self, plain: Model, tmp_memory: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        at = len(plain.operations) * 2 // 3
         with pytest.raises(StoreError):
-            build(plain.source, tmp_memory / "out.zarr", before=refusing(at, full=False, lasting=True))
+            build(plain.source, tmp_memory / "out.zarr", before=refusing_once_journaled())
         store = tmp_memory / "out.zarr.building" / "store"
         there = sum((store / name).stat().st_size for name in journaled(store.parent))
         assert there

@@ -220,3 +220,17 @@ def refusing(at: int, *, full: bool, lasting: bool) -> Hook:
             raise OSError(code, os.strerror(code), operation.path)
 
     return before
+
+
+def refusing_once_journaled() -> Hook:
+    """Refuse everything, for good, after the first chunks were journaled: whatever the order of threads."""
+    lines = 0
+
+    def before(_: int, operation: Operation) -> None:
+        nonlocal lines
+        if operation.path.endswith(".building/journal"):
+            lines += operation.kind == "write"
+        if lines > 2 or (lines == 2 and not operation.path.endswith(".building/journal")):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), operation.path)
+
+    return before
