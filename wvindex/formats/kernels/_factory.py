@@ -24,7 +24,7 @@ Block: TypeAlias = Callable[[Any, int, Any, int], None]
 """``block(raw, at, out, to)``: decodes the block at byte `at` of `raw` to ``out[to : to + block_size]``."""
 
 BlockProduct: TypeAlias = Callable[[Any, int, Any, int, Any, Any, Any], Any]
-"""``product(raw, at, x, first, sums, scales, minima)``: that of the block at byte `at` with x from `first` on.
+"""``product(raw, at, x, first, sums, scales, minima)``: of the block at byte `at` with x from `first` on.
 
 `sums` has the sums of x over groups; `scales` and `minima` are room for those of a block.
 """

@@ -17,8 +17,8 @@ LevelProduct: TypeAlias = Callable[[Any, int, Any, int, Any, Any], Any]
 scale times its levels' product with ``x[first : first + block_size]``."""
 
 LevelProductLessMinima: TypeAlias = Callable[[Any, int, Any, int, Any, Any, Any, Any, Any, int], Any]
-"""``product(raw, at, x, first, d, scales, dmin, minima, sums, group)``: as `LevelProduct`, less ``dmin`` times
-the minima's product with ``sums[group : group + n_groups]``."""
+"""``product(raw, at, x, first, d, scales, dmin, minima, sums, group)``: as `LevelProduct`, less ``dmin``
+times the minima's product with ``sums[group : group + n_groups]``."""
 
 BYTE: Final = ir.IntType(8)
 
@@ -92,7 +92,7 @@ def level_product(runs: Iterable[Levels], *, group: int, excess: int = 0) -> Lev
 
 
 def level_product_less_minima(runs: Iterable[Levels], *, group: int) -> LevelProductLessMinima:
-    """Make the product of a block whose groups have a minimum each; parameters as `level_product` has them."""
+    """Make the product of a block whose groups have a minimum each; parameters as of `level_product`."""
     chosen = tuple(runs)
     n_groups = sum(run.count for run in chosen) // group
 
