@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 BY: Final = ("tensor", "layer", "role", "head", "expert", "row", "column")
 
 _OF_MOST: Final = ("mean", "std", "absmax", "kurtosis")
+_RANKS: Final = ("stable_rank", "effective_rank", "spectral_norm")
 
 SHOWN: Final = {
-    "tensor": ("key", "encoding", *_OF_MOST, "outliers", "stable_rank", "effective_rank", "spectral_norm"),
+    "tensor": ("key", "encoding", *_OF_MOST, "outliers", *_RANKS),
     "layer": ("layer", "tensors", "bits_per_weight", *_OF_MOST, "outliers"),
     "role": ("role", "tensors", "bits_per_weight", *_OF_MOST, "outliers"),
     "head": ("layer", "head", "kv_head", "qk_norm", "ov_norm", "q_l2", "k_l2", "v_l2", "o_l2"),
-    "expert": ("key", "expert", "l2", "norm_ratio", "dead", "nearest", "cosine", "duplicate"),
+    "expert": ("key", "expert", "l2", "norm_ratio", "dead", "nearest", "cosine", "duplicate", *_RANKS),
     "row": ("key", "row", *_OF_MOST, "l2"),
     "column": ("key", "column", *_OF_MOST, "absmax_ratio"),
 }
@@ -58,7 +59,8 @@ _TERMINAL: Final = "-"
 @click.option(
     "--spectrum",
     type=click.Choice(("top", "full")),
-    help="Also singular values of matrices: the largest, or all of them for the effective rank.",
+    help="Also singular values of matrices, or by expert of each one: the largest, or all of them for the "
+    "effective rank.",
 )
 @click.option(
     "--plot",
