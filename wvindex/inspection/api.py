@@ -13,6 +13,7 @@ from wvindex.arch.keys import split_layer
 from wvindex.errors import UsageError
 from wvindex.inspection.collect import Compute, Grouping, Job, Progress, collect
 from wvindex.inspection.experts import EXPERT, expert_rows
+from wvindex.inspection.features import FEATURE, block_of, feature_rows, feed_forward_of
 from wvindex.inspection.heads import HEAD, head_rows, head_tensors
 from wvindex.inspection.moments import Moments
 from wvindex.inspection.scan import scan
@@ -38,7 +39,7 @@ from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
 from wvindex.query.select import LayerChoice
 
-By = Literal["tensor", "layer", "role", "head", "expert", "row", "column"]
+By = Literal["tensor", "layer", "role", "head", "expert", "feature", "row", "column"]
 
 
 def stats(
@@ -67,9 +68,10 @@ def stats(
     selector : str, optional
         A glob for keys or aliases, as `Store.select` takes it; all tensors by default.
     layers : int, range, slice or iterable of int, optional
-    by : {"tensor", "layer", "role", "head", "expert", "row", "column"}
+    by : {"tensor", "layer", "role", "head", "expert", "feature", "row", "column"}
         What a row of the table is. Layers and roles are taken over all values of their tensors; heads
-        are those of whole layers whose attention is dense, or latent; experts those of stacks.
+        are those of whole layers whose attention is dense, or latent; experts those of stacks; features
+        those of feed-forward blocks, all projections of which are read.
     role : str, optional
         A glob for what follows the layer in the key.
     spectrum : {"top", "full"}, optional
@@ -138,6 +140,13 @@ def _heads(db: Store, tensors: Sequence[Tensor], advance: Advance) -> list[Row]:
     return rows
 
 
+def _features(db: Store, tensors: Sequence[Tensor], advance: Advance) -> list[Row]:
+    block = feed_forward_of(db, tensors)
+    rows = feature_rows(block) if block else []
+    advance(_nbytes(tensors))
+    return rows
+
+
 def _each(rows_of: Callable[[Tensor], list[Row]], passes: int) -> Compute:
     def compute(db: Store, tensors: Sequence[Tensor], advance: Advance) -> list[Row]:
         rows = []
@@ -177,6 +186,12 @@ def _head_tensors(db: Store, tensors: list[Tensor]) -> list[Tensor]:
 
 def _geometry(db: Store) -> Mapping[str, Any]:
     return {} if db.config.mla is None else {"mla": asdict(db.config.mla)}
+
+
+def _block_projections(db: Store, tensors: list[Tensor]) -> list[Tensor]:
+    """Give all projections of a feed-forward block, whichever were chosen."""
+    block = feed_forward_of(db, tensors)
+    return list(block.projections.values()) if block else []
 
 
 def _stack_key(db: Store, tensor: Tensor) -> str | None:
@@ -230,6 +245,7 @@ GROUPINGS: Final[dict[str, Grouping]] = {
     "role": Grouping(ROLE, _role, _role_name),
     "head": Grouping(HEAD, _heads, _head_layer, reads=_head_tensors, options=_geometry),
     "expert": Grouping(EXPERT, _each(expert_rows, 2), _stack_key),
+    "feature": Grouping(FEATURE, _features, block_of, 1, is_kept=False, reads=_block_projections),
     "row": Grouping(ROW, _each(row_rows, 1), _key, passes=1, is_kept=False),
     "column": Grouping(COLUMN, _each(column_rows, 1), _matrix_key, passes=1, is_kept=False),
 }
