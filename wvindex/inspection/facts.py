@@ -69,12 +69,17 @@ def _feed_forward(config: ModelConfig) -> Facts:
     if config.intermediate_size:
         yield "mlp", f"{config.intermediate_size} wide, {config.hidden_act or 'unknown activation'}"
     if config.moe is not None:
-        yield "experts", experts_text(config.moe)
+        yield "experts", f"{experts_text(config.moe)}; {routing_text(config.moe)}"
 
 
 def experts_text(moe: MoE) -> str:
-    """Say how experts are chosen."""
+    """Say how many experts there are."""
     shared = f"; {moe.n_shared_experts} shared" if moe.n_shared_experts else ""
     counts = f"{moe.n_routed_experts} routed, {moe.num_experts_per_tok} a token{shared}"
+    return f"{counts}; {moe.moe_intermediate_size} wide"
+
+
+def routing_text(moe: MoE) -> str:
+    """Say how experts are chosen."""
     groups = f", {moe.topk_group} of {moe.n_group} groups" if moe.n_group > 1 else ""
-    return f"{counts}; {moe.moe_intermediate_size} wide; {moe.scoring_func}, {moe.topk_method}{groups}"
+    return f"{moe.scoring_func}, {moe.topk_method}{groups}"

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from wvindex.inspection.attention import Attention
 from wvindex.inspection.distribution import Distribution
-from wvindex.inspection.facts import experts_text
+from wvindex.inspection.facts import experts_text, routing_text
 from wvindex.inspection.layer_page import LayerPage, Routing
 from wvindex.inspection.tensor_text import anomalies, by_module
 from wvindex.inspection.text_parts import (
@@ -23,7 +23,6 @@ from wvindex.inspection.text_parts import (
     distributions,
     facts,
     few,
-    listed,
     number,
     section,
     shown,
@@ -125,13 +124,21 @@ def _sources(page: LayerPage) -> Iterator[RenderableType]:
     if len(same) < len(page.tensors):
 
         def cells(row: dict[str, Any]) -> Row:
-            names = listed([_short(name) for name in row["sources"]], _MOST_SOURCES)
-            return names, ", ".join(row["transforms"])
+            return _made_of(row), ", ".join(row["transforms"])
 
         others = replace(page.tensors, rows=tuple(row for row in page.tensors.rows if row[0] not in same))
         yield by_module(others, ("made of", "by"), cells, left=("made of", "by"))
     if same:
         yield Text(f"{len(same)} came as they are, each from a tensor of the same name")
+
+
+def _made_of(row: dict[str, Any]) -> str:
+    """Name source tensors, without the part of the name that the tensor's own begins with."""
+    module = row["role"].rpartition(".")[0]
+    names = [_short(name).removeprefix(f"{module}.") for name in row["sources"]]
+    if len(names) <= _MOST_SOURCES:
+        return ", ".join(names)
+    return f"{names[0]} to {names[-1]}, {len(names)} tensors"
 
 
 def _is_same(row: dict[str, Any]) -> bool:
@@ -201,7 +208,7 @@ def _feature(place: int, per_expert: int | None) -> str:
 
 
 def _experts(page: LayerPage, routing: Routing) -> Iterator[RenderableType]:
-    pairs = [("routing", experts_text(routing.rule))]
+    pairs = [("experts", experts_text(routing.rule)), ("chosen by", routing_text(routing.rule))]
     if routing.correction_bias is not None:
         least, most = routing.correction_bias
         pairs.append(("bias", f"e_score_correction_bias from {least:.4g} to {most:.4g}"))
