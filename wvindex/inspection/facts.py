@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from wvindex.arch.config import MLA, ModelConfig, MoE, Rope
-from wvindex.query.summary import Summary
+if TYPE_CHECKING:
+    from wvindex.arch.config import MLA, ModelConfig, MoE, Rope
+    from wvindex.query.summary import Summary
 
 Facts = Iterator[tuple[str, str]]
 
