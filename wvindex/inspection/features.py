@@ -143,14 +143,20 @@ def features_rows(block: FeedForward) -> list[Row]:
 
 
 def row_norms(tensor: Tensor) -> Norms:
-    """Take the norm of each row of all dimensions but the last: (n_rows,)."""
-    return norms_of(scan(tensor, rows_per_group=1).states)
+    """Take the norm of each row of a matrix, or of each matrix of a stack, one after another."""
+    return np.concatenate([norms_of(scan(one, rows_per_group=1).states) for one in matrices(tensor)])
 
 
 def column_norms(tensor: Tensor) -> Norms:
-    """Take the norm of each column of a matrix, or of each matrix of a stack, one after another."""
-    matrices = [tensor] if tensor.ndim == 2 else [tensor.expert(i) for i in range(len(tensor))]
-    return np.concatenate([norms_of(column_states(matrix)) for matrix in matrices])
+    """Take the norm of each column likewise."""
+    return np.concatenate([norms_of(column_states(one)) for one in matrices(tensor)])
+
+
+def matrices(tensor: Tensor) -> list[Tensor]:
+    """Give a matrix alone, or the matrices of a stack: what is known of all rows of one fits in memory."""
+    if tensor.ndim == 2:
+        return [tensor]
+    return [one for i in range(len(tensor)) for one in matrices(tensor.expert(i))]
 
 
 def norms_of(states: NDArray[np.float64]) -> Norms:

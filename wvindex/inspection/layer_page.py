@@ -221,9 +221,12 @@ def _routing(db: Store, layer: Layer, *, stats: bool) -> tuple[Routing | None, l
     roles = {tensor.key.removeprefix(f"model.layers.{layer.number}."): tensor for tensor in layer}
     if rule is None or not any(role.startswith("mlp.experts.") or role == _ROUTER for role in roles):
         return None, []
-    router, bias = roles.get(_ROUTER), roles.get(CORRECTION_BIAS)
-    norms = row_norms(router) if stats and router is not None and decodable([router])[0] else None
-    values = np.asarray(bias.read(), np.float64) if stats and bias is not None and bias.size else None
+    known = {
+        role: tensor for role, tensor in roles.items() if stats and tensor.size and decodable([tensor])[0]
+    }
+    router, bias = known.get(_ROUTER), known.get(CORRECTION_BIAS)
+    norms = None if router is None else row_norms(router)
+    values = None if bias is None else np.asarray(bias.read(), np.float64).reshape(-1)
     columns = {"router_l2": norms, "correction_bias": values}
     length = max((len(column) for column in columns.values() if column is not None), default=0)
     rows = [
