@@ -95,6 +95,15 @@ def test_norms_and_biases_of_attention(name: str, has: str, stores: Stores) -> N
     assert [what for what in ("qk_norm", "bias", "sinks") if getattr(one, what)] == [has]
 
 
+def test_attention_sinks(tmp_path: Path) -> None:
+    model = checkpoint("llama")
+    sinks = {"model.layers.1.self_attn.sinks": np.zeros(4, np.float32)}
+    path = write_safetensors(replace(model, tensors=dict(model.tensors) | sinks), tmp_path)
+    with wv.open(path) as db:
+        pages = [wv.inspect(db, i, stats=False).attention for i in range(2)]
+    assert [one and one.sinks for one in pages] == [False, True]
+
+
 def test_experts_are_those_of_numpy(stores: Stores) -> None:
     with wv.open(stores.safetensors("deepseek_v3")) as db:
         one, mlp = wv.inspect(db, 1), db.layers[1].mlp
@@ -193,6 +202,7 @@ def test_dead_and_duplicate_experts_are_found(tmp_path: Path) -> None:
     rows = one.experts.to_dicts()
     assert [row["expert"] for row in rows if row["dead"]] == [1]
     assert [(row["expert"], row["nearest"]) for row in rows if row["duplicate"]] == [(0, 2), (2, 0)]
+    assert one.anomalies["detail"] == ["1", "0 and 2"]
 
 
 def test_what_nobody_decodes_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:

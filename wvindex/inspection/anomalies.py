@@ -66,9 +66,11 @@ def expert_anomalies(rows: Iterable[Row]) -> list[Row]:
         dead = [row["expert"] for row in experts if row["dead"]]
         if dead:
             found.append(_of(key, "dead_experts", len(dead), _numbers(dead)))
-        pairs = [f"{row['expert']} and {row['nearest']}" for row in experts if row["duplicate"]]
-        if pairs:
-            found.append(_of(key, "duplicate_experts", len(pairs), _numbers(pairs)))
+        alike = [row for row in experts if row["duplicate"]]
+        if alike:
+            pairs = sorted({tuple(sorted((row["expert"], row["nearest"]))) for row in alike})
+            detail = _numbers([f"{one} and {other}" for one, other in pairs])
+            found.append(_of(key, "duplicate_experts", len(alike), detail))
     return found
 
 

@@ -13,7 +13,7 @@ from wvindex.arch.keys import split_layer
 from wvindex.errors import UsageError
 from wvindex.inspection.collect import Compute, Grouping, Job, Progress, collect
 from wvindex.inspection.experts import EXPERT, expert_rows
-from wvindex.inspection.features import FEATURE, block_of, feature_rows, feed_forward_of
+from wvindex.inspection.features import FEATURE, block_of, block_tensors, feature_rows, feed_forward_of
 from wvindex.inspection.heads import HEAD, head_rows, head_tensors
 from wvindex.inspection.moments import Moments
 from wvindex.inspection.scan import scan
@@ -188,12 +188,6 @@ def _geometry(db: Store) -> Mapping[str, Any]:
     return {} if db.config.mla is None else {"mla": asdict(db.config.mla)}
 
 
-def _block_projections(db: Store, tensors: list[Tensor]) -> list[Tensor]:
-    """Give all projections of a feed-forward block, whichever were chosen."""
-    block = feed_forward_of(db, tensors)
-    return list(block.projections.values()) if block else []
-
-
 def _stack_key(db: Store, tensor: Tensor) -> str | None:
     """Give the key of a stack of experts; the factors of latent attention are stacks of heads."""
     is_attention = split_layer(tensor.key)[1].startswith("self_attn.")
@@ -245,7 +239,7 @@ GROUPINGS: Final[dict[str, Grouping]] = {
     "role": Grouping(ROLE, _role, _role_name),
     "head": Grouping(HEAD, _heads, _head_layer, reads=_head_tensors, options=_geometry),
     "expert": Grouping(EXPERT, _each(expert_rows, 2), _stack_key),
-    "feature": Grouping(FEATURE, _features, block_of, 1, is_kept=False, reads=_block_projections),
+    "feature": Grouping(FEATURE, _features, block_of, 1, is_kept=False, reads=block_tensors),
     "row": Grouping(ROW, _each(row_rows, 1), _key, passes=1, is_kept=False),
     "column": Grouping(COLUMN, _each(column_rows, 1), _matrix_key, passes=1, is_kept=False),
 }

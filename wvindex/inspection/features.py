@@ -103,6 +103,12 @@ def feed_forward_of(db: Store, tensors: Sequence[Tensor]) -> FeedForward | None:
     return feed_forward(db, number or 0, role.removesuffix(".weight").rpartition(".")[0])
 
 
+def block_tensors(db: Store, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Give all projections of a block, whichever were chosen."""
+    block = feed_forward_of(db, tensors)
+    return list(block.projections.values()) if block else []
+
+
 def feature_rows(block: FeedForward) -> list[Row]:
     """Give a row for each feature: the columns `FEATURE`."""
     norms = block.norms()

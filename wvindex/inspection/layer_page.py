@@ -23,7 +23,14 @@ from wvindex.inspection.api import GROUPINGS
 from wvindex.inspection.attention import Attention, attention_of
 from wvindex.inspection.collect import Grouping, Job, Progress, collect
 from wvindex.inspection.distribution import Distribution
-from wvindex.inspection.features import FEATURES, block_of, features_rows, feed_forward_of, row_norms
+from wvindex.inspection.features import (
+    FEATURES,
+    block_of,
+    block_tensors,
+    features_rows,
+    feed_forward_of,
+    row_norms,
+)
 from wvindex.inspection.heads import HEAD
 from wvindex.inspection.page import decodable, json_of, plain, tensors_table
 from wvindex.inspection.row_norms import ROWS, rows_row
@@ -193,11 +200,6 @@ def _block_rows(db: Store, tensors: Sequence[Tensor], advance: Advance) -> list[
     return features_rows(block) if block else []
 
 
-def _block_projections(db: Store, tensors: list[Tensor]) -> list[Tensor]:
-    block = feed_forward_of(db, tensors)
-    return list(block.projections.values()) if block else []
-
-
 def _biases(db: Store) -> dict[str, Any]:
     return {"biases": sorted(key for key in db if ".mlp." in key and key.endswith("_proj.bias"))}
 
@@ -211,7 +213,7 @@ def _matrix_key(db: Store, tensor: Tensor) -> str | None:
     return tensor.key if tensor.ndim > 1 and tensor.size else None
 
 
-_FEATURES: Final = Grouping(FEATURES, _block_rows, block_of, 1, reads=_block_projections, options=_biases)
+_FEATURES: Final = Grouping(FEATURES, _block_rows, block_of, 1, reads=block_tensors, options=_biases)
 _ROWS: Final = Grouping(ROWS, _matrix_rows, _matrix_key, 1)
 
 

@@ -56,7 +56,7 @@ def anomalies(found: Table) -> RenderableType:
         rows = [row for row in found if row["kind"] == kind]
         cells += [(f"{r['count']:,} {what}", _place(r), r["detail"]) for r in rows[:MOST_ANOMALIES]]
         if len(rows) > MOST_ANOMALIES:
-            cells.append((f"and in {len(rows) - MOST_ANOMALIES} more", "--table anomalies has them", ""))
+            cells.append((f"and in {len(rows) - MOST_ANOMALIES} more", "the table of anomalies has them", ""))
     return table(("what", "where", "detail"), cells, left=("where", "detail"))
 
 
