@@ -10,7 +10,11 @@ import importlib
 from collections.abc import Callable
 from typing import Any, Final
 
-EXTENSIONS: Final[dict[str, str]] = {}
+EXTENSIONS: Final[dict[str, str]] = {
+    "describe": "wvindex.inspection.features:describe",
+    "neighbors": "wvindex.inspection.neighbors:neighbors",
+    "tokens": "wvindex.inspection.unembedding:tokens",
+}
 """By the method's name, ``module:function``. A new one is a line here and a method."""
 
 
