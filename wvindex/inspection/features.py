@@ -23,7 +23,7 @@ from wvindex.infer.mlp import ACTIVATIONS, check_routing, route
 from wvindex.infer.norm import rms_norm
 from wvindex.infer.projection import LayerInput
 from wvindex.infer.weights import Weights
-from wvindex.inspection.neighbors import EVIDENCE, Progress, count
+from wvindex.inspection.asking import EVIDENCE, Progress, count
 from wvindex.inspection.residual import gain_after, has_branch_norms, hidden_size
 from wvindex.inspection.table import Table
 from wvindex.inspection.unembedding import Said, Unembedding

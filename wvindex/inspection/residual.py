@@ -25,12 +25,11 @@ Side = Literal["rows", "columns"]
 Index = Sequence[Any]
 """Integers, slices and at most one ellipsis, an item an axis."""
 
-READ: Final = frozenset(
+VOCABULARY: Final = frozenset({"model.embed_tokens", "lm_head", "embed_tokens", "shared_head.head"})
+"""Roles with a row for each token."""
+
+READ: Final = VOCABULARY | frozenset(
     {
-        "model.embed_tokens",
-        "lm_head",
-        "embed_tokens",
-        "shared_head.head",
         *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "q_a", "latent")),
         "self_attn.kv_a_proj_with_mqa",
         "mlp.gate",

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wvindex.errors import UsageError, WvindexError
+from wvindex.errors import UsageError
 from wvindex.infer.layout import head_key
-from wvindex.inspection.candidates import Hit
-from wvindex.inspection.neighbors import (
+from wvindex.inspection.asking import (
     EVIDENCE,
     Progress,
     advance_of,
     count,
     left_out,
     query_vectors,
+    spelling,
 )
+from wvindex.inspection.candidates import Hit
 from wvindex.inspection.residual import hidden_size, norm_gain, side_of
 from wvindex.inspection.search import Field, Found, search
 from wvindex.inspection.table import Table
@@ -64,7 +65,7 @@ class Unembedding:
         self.hidden = hidden_size(db)
         self.field = Field(tensor, side_of(tensor, self.hidden))
         self._gain = norm_gain(db, NORM) if norm else np.ones(self.hidden)
-        self._text, problem = _spelling(db)
+        self._text, problem = spelling(db)
         formula = "W_U · (γ ⊙ v), γ the final norm's weight, without its RMS" if norm else "W_U · v, no norm"
         self.notes = [f"logits are {formula}; W_U is {tensor.key}", *problem, *_caps(db)]
 
@@ -108,14 +109,6 @@ def _rows(start: dict[str, Any], said: Sequence[Said], sign: int) -> list[dict[s
         start | {"rank": rank, "token": one.token, "text": one.text, "logit": sign * one.logit + 0.0}
         for rank, one in enumerate(said, 1)
     ]
-
-
-def _spelling(db: Store) -> tuple[Callable[[int], str | None], list[str]]:
-    """Give what spells a token as the vocabulary does, and a note where nothing can."""
-    try:
-        return db.tokenizer.id_to_token, []
-    except WvindexError as error:
-        return lambda token: None, [f"no tokenizer, so ids alone: {error.message}"]
 
 
 def _caps(db: Store) -> list[str]:

@@ -225,11 +225,12 @@ class Store(Mapping[str, Tensor]):
         Returns
         -------
         Table
-            ``layer``, ``key``, ``expert``, ``row`` or ``column``, ``score``, best first; of equal scores in
-            the order of the store. With several vectors ``query``, the vector's number, first. Scores are
-            exact dot products, rounded once to float64 (products of what float32 does not hold are rounded
-            first), a cosine's over the root of the product of the squared lengths, rounded likewise.
-            Vectors that hold NaN or infinity are left out, and by cosine those that are zero; a note counts
+            ``layer``, ``key``, ``expert``, ``row`` or ``column``, ``text`` (the token, of rows of the
+            vocabulary), ``score``, best first; of equal scores in the order of the store. With several
+            vectors ``query``, the vector's number, first. Scores are exact dot products, rounded once to
+            float64 (products of what float32 does not hold are rounded first), a cosine's over the root of
+            the product of the squared lengths, rounded likewise. Vectors that hold NaN or infinity are left
+            out, and by cosine those that are zero; a note counts
             them. Evidence from weights alone.
 
         Raises
