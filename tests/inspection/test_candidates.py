@@ -42,7 +42,12 @@ def test_the_best_are_those_of_a_sort(
 def test_thousands_that_are_alike_are_settled_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(candidates, "_MAX_KEPT", 8)
     asked: list[int] = []
-    kept = Candidates(2, lambda places, vectors: asked.append(len(vectors)) or np.ones(len(vectors)))  # type: ignore[func-returns-value]
+
+    def score(places: NDArray[np.int64], vectors: NDArray[np.int64]) -> NDArray[np.float64]:
+        asked.append(len(vectors))
+        return np.ones(len(vectors))
+
+    kept = Candidates(2, score)
     for start in range(0, 100, 10):
         kept.add(0, np.arange(start, start + 10), np.ones(10), np.ones(10))
     assert [hit.vector for hit in kept.best()] == [0, 1]

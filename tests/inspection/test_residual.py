@@ -1,15 +1,17 @@
-"""Which side of a matrix the residual stream is on is told by its role, or by a shape that leaves no doubt."""
+"""Which side of a matrix the residual stream is on is told by its role, or by a shape that is plain."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import wvindex as wv
+from tests.support.arrays import CONFIG
 from tests.support.stores import Stores
-from tests.support.tensors import plain_tensor
+from tests.support.tensors import RowsInMemory, plain_tensor
 from wvindex.errors import SelectionError, UnsupportedModel, UsageError
 from wvindex.inspection.residual import gain_after, residual_vectors, side_of
 from wvindex.query.database import Store
@@ -23,9 +25,8 @@ def tensor(key: str, *shape: int) -> Tensor:
 
 
 def store(tensors: list[Tensor], hidden: int | None = HIDDEN) -> Store:
-    config = wv.open("examples/tiny-kjv-Q8_0.gguf").config
-    config = config.from_json(config.to_json() | {"hidden_size": hidden})
-    return Store("memory", config, {t.key: (t.spec, t._reader) for t in tensors})
+    arrays = {t.key: (t.spec, RowsInMemory(t.raw())) for t in tensors}
+    return Store("memory", replace(CONFIG, hidden_size=hidden), arrays)
 
 
 @pytest.mark.parametrize(

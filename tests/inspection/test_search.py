@@ -9,7 +9,7 @@ from typing import Any, get_args
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -76,7 +76,6 @@ def require_exact(
     st.sampled_from(get_args(Metric)),
     st.sampled_from([np.float32, np.float16, ml_dtypes.bfloat16, np.int8]),
 )
-@settings(max_examples=150)
 def test_any_shape_and_small_integers_full_of_ties(
     data: st.DataObject, side: Side, metric: Metric, dtype: Any
 ) -> None:
@@ -105,8 +104,12 @@ def test_any_shape_and_small_integers_full_of_ties(
 )
 def test_any_magnitude(values: NDArray[np.float32], query: NDArray[np.float32], metric: Metric) -> None:
     query[0, 1] = 1
-    for side, matrix in (("rows", values), ("columns", np.ascontiguousarray(values.T))):
-        found = search([Field(plain_tensor(matrix), side)], query.astype(np.float64), 20, metric)  # type: ignore[arg-type]
+    fields = (
+        Field(plain_tensor(values), "rows"),
+        Field(plain_tensor(np.ascontiguousarray(values.T)), "columns"),
+    )
+    for field in fields:
+        found = search([field], query.astype(np.float64), 20, metric)
         is_finite = np.isfinite(values).all(axis=1)
         assert found.not_finite == (~is_finite).sum()
         assert found.zero == (0 if metric == "dot" else (is_finite & ~values.any(axis=1)).sum())
@@ -196,7 +199,9 @@ def test_many_queries_are_worked_on_some_at_a_time(monkeypatch: pytest.MonkeyPat
     stack = random.standard_normal((3, 16, 16)).astype(np.float32)
     stack[1, 3, 4], stack[2, 5] = np.nan, 0
     queries = random.standard_normal((9, 16))
-    found = [require_exact([(plain_tensor(stack), side, stack)], queries, 4, "cosine") for side in get_args(Side)]
+    found = [
+        require_exact([(plain_tensor(stack), side, stack)], queries, 4, "cosine") for side in get_args(Side)
+    ]
     assert [(one.not_finite, one.zero) for one in found] == [(1, 1), (1, 0)]
 
 

@@ -1,4 +1,4 @@
-"""A store's methods that are written above it are found, take what the store's signature says, and no more."""
+"""A store's methods that are written above it are found, and take what the store's signature says."""
 
 from __future__ import annotations
 

@@ -51,7 +51,9 @@ def command(
     no_norm: bool,
     **printing: Any,
 ) -> None:
-    """Show the features of PATH that a token's embedding excites, layer by layer, and what they write.
+    """Show the features of PATH that a token excites.
+
+    Taken is its embedding, normed as each layer's MLP norms its input: no attention, nothing of layers before.
 
     PATH is a store, or a bare GGUF or safetensors checkpoint. TEXT is tokenized as it stands: for many
     vocabularies ' France' and 'France' are different tokens.

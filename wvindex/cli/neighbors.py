@@ -36,7 +36,7 @@ _ALWAYS: Final = ("key", "score")
 def command(
     path: str, key: str, k: int, layers: str | None, role: str | None, metric: str, **printing: Any
 ) -> None:
-    """Find the vectors of PATH that are most like one of them, exactly.
+    """Find the vectors of PATH most like one of them, exactly.
 
     PATH is a store, or a bare GGUF or safetensors checkpoint. KEY[INDEX] is 'KEY[row]' of a matrix that reads
     the residual stream, 'KEY[:,column]' of one that writes to it, with the expert first for a stack; a range

@@ -115,11 +115,10 @@ def describe(
     ids, notes = _chosen(db, text, token)
     unembedding = Unembedding(db, norm=norm)
     numbers = _layers(db, layers)
-    with one_thread():
-        excited = list(_excited(db, ids, numbers, k, progress))
+    features = list(excited(db, ids, numbers, k, progress))
     rows: list[dict[str, Any]] = []
-    for start in range(0, len(excited), _AT_ONCE):
-        some = excited[start : start + _AT_ONCE]
+    for start in range(0, len(features), _AT_ONCE):
+        some = features[start : start + _AT_ONCE]
         said, _ = unembedding.says(_directions(db, some), tokens)
         rows += [_row(db, ids, one, written) for one, written in zip(some, said, strict=True)]
     return Table.of_dicts("features", FEATURES, rows, (EVIDENCE, *notes, *unembedding.notes))
@@ -163,17 +162,40 @@ def _layers(db: Store, layers: LayerChoice) -> list[int]:
     return numbers
 
 
-def _excited(
-    db: Store, ids: Sequence[int], numbers: Sequence[int], k: int, progress: Progress | None
+def excited(
+    db: Store, ids: Sequence[int], numbers: Sequence[int], k: int, progress: Progress | None = None
 ) -> Iterator[Excited]:
-    """Give the k strongest features of each layer, strongest first: for a token all layers, then the next."""
+    """Give the k strongest features of each layer for each token.
+
+    Parameters
+    ----------
+    db : Store
+    ids : sequence of int
+        Tokens.
+    numbers : sequence of int
+        Layers.
+    k : int
+    progress : callable, optional
+
+    Yields
+    ------
+    Excited
+        Strongest first, layer by layer, token by token.
+
+    Raises
+    ------
+    UnsupportedModel, MetadataError, KeyNotFound
+        If the model lacks what this takes.
+    """
     weights = Weights(db, 0)
     mlps = [_MLP(db, weights, number) for number in numbers]
     x = weights.rows(_EMBEDDING, np.array(ids)) * np.float32(db.config.embedding_multiplier)
     sizes = [sum(tensor.nbytes for tensor in db.select(layer=number, role="mlp.*")) for number in numbers]
     of_token: list[list[Excited]] = [[] for _ in ids]
     for place, mlp in enumerate(mlps):
-        for position, found in enumerate(mlp.excited(x, k)):
+        with one_thread():  # Products divide their work among threads themselves.
+            of_layer = mlp.excited(x, k)
+        for position, found in enumerate(of_layer):
             of_token[position] += found
         if progress is not None:
             progress(sum(sizes[: place + 1]), sum(sizes))
@@ -264,19 +286,19 @@ def _weakness(one: Excited) -> float:
     return math.inf if math.isnan(strength) else -strength
 
 
-def _directions(db: Store, excited: Sequence[Excited]) -> NDArray[np.float64]:
+def _directions(db: Store, features: Sequence[Excited]) -> NDArray[np.float64]:
     """Give what each feature adds to the residual stream, up to a positive factor, (n, hidden_size)."""
     columns: dict[tuple[int, str, int | None], list[int]] = {}
-    for place, one in enumerate(excited):
+    for place, one in enumerate(features):
         columns.setdefault((one.layer, one.part, one.expert), []).append(place)
-    directions = np.empty((len(excited), hidden_size(db)))
+    directions = np.empty((len(features), hidden_size(db)))
     for (layer, part, expert), places in columns.items():
         down = db[layer_key(layer, f"{part}.down_proj.weight")]
         gain = gain_after(db, down)
         matrix = down if expert is None else down.expert(expert)
-        found = matrix[:, [excited[place].feature for place in places]].T.astype(np.float64)
+        found = matrix[:, [features[place].feature for place in places]].T.astype(np.float64)
         directions[places] = found if gain is None else found * gain[1]
-    signs = [-1.0 if one.weight * one.activation < 0 else 1.0 for one in excited]
+    signs = [-1.0 if one.weight * one.activation < 0 else 1.0 for one in features]
     directions *= np.array(signs)[:, None]
     return directions
 

@@ -180,12 +180,12 @@ class _Search:
 
     def _of_rows(self, tensor: Tensor) -> Iterator[_Products]:
         """Multiply rows by all queries, some rows at a time."""
-        n_queries, inner = len(self._queries.exact), math.prod(tensor.shape[1:-1])
-        step = max(_MAX_PRODUCTS // (n_queries * inner), 1)
-        for start in range(0, len(tensor), step):
-            stop = min(start + step, len(tensor))
-            dots = np.empty((n_queries, (stop - start) * inner))
-            squares = np.empty(dots.shape[1])
+        n_queries, n_rows = len(self._queries.exact), math.prod(tensor.shape[:-1])
+        step = max(_MAX_PRODUCTS // n_queries, 1)
+        for start in range(0, n_rows, step):
+            stop = min(start + step, n_rows)
+            dots = np.empty((n_queries, stop - start))
+            squares = np.empty(stop - start)
 
             def consume(first: int, values: Values, dots: Reals = dots, squares: Reals = squares) -> None:
                 rows = slice(first, first + len(values))
@@ -194,7 +194,7 @@ class _Search:
                     squares[rows] = np.einsum("ij,ij->i", values, values)
 
             tensor.stream(consume, rows=(start, stop))
-            yield _Products(range(n_queries), start * inner, dots, squares)
+            yield _Products(range(n_queries), start, dots, squares)
 
     def _of_columns(self, tensor: Tensor) -> Iterator[_Products]:
         """Multiply the columns of each matrix by some queries at a time, summing over tiles in float64."""
