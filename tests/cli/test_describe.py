@@ -14,8 +14,8 @@ from tests.support.stores import Stores
 
 def test_json_is_the_librarys_table(kjv: Path) -> None:
     with wv.open(kjv) as db:
-        expected = db.describe("Jerusalem", layers=[1, 2], k=2, tokens=3, token="last", norm=False)
-    options = ("-k", 2, "--layers", "1:", "--tokens", 3, "--token", "last", "--no-norm")
+        expected = db.describe("Jerusalem", layers=[1, 2], k=2, writes=3, token="last", norm=False)
+    options = ("-k", 2, "--layers", "1:", "--writes", 3, "--token", "last", "--no-norm")
     assert document("describe", kjv, "Jerusalem", *options) == json.loads(json.dumps(expected.to_json()))
 
 

@@ -74,7 +74,7 @@ def test_what_a_feature_writes(name: str, stores: Stores) -> None:
     head = tensors.get("lm_head.weight", tensors["model.embed_tokens.weight"])
     gain = tensors["model.norm.weight"] + offset
     with wv.open(stores.safetensors(name)) as db:
-        table = db.describe(TEXT, k=3, tokens=4, token="last")
+        table = db.describe(TEXT, k=3, writes=4, token="last")
     assert any(activation < 0 for activation in table["activation"])
     for row in table:
         stem = f"model.layers.{row['layer']}"
@@ -133,7 +133,7 @@ def test_layers_are_of_the_forward_pass(db: Store, stores: Stores) -> None:
 
 
 def test_experts_are_those_that_the_router_picks(db: Store) -> None:
-    table = db.describe(" Moses", layers=1, k=ALL, tokens=1)
+    table = db.describe(" Moses", layers=1, k=ALL, writes=1)
     parts = {(part, expert) for part, expert in zip(table["part"], table["expert"], strict=True)}
     assert len(parts) == 1 + (db.config.moe.num_experts_per_tok if db.config.moe else 0)
     assert ("mlp.shared_experts", None) in parts
@@ -156,7 +156,7 @@ def test_progress_ends_at_all_bytes(db: Store) -> None:
         ("", {}, UsageError),
         ("x" * 300, {}, UsageError),
         ("a", {"k": 0}, UsageError),
-        ("a", {"tokens": 0}, UsageError),
+        ("a", {"writes": 0}, UsageError),
         ("a", {"token": "middle"}, UsageError),
         ("a", {"layers": 9}, SelectionError),
     ],

@@ -16,7 +16,8 @@ from tests.support.tensors import plain_tensor
 from wvindex.inspection import guess as guess_module
 from wvindex.inspection.quantiles import PROBABILITIES
 from wvindex.inspection.tensor_stats import Summary, summarize
-from wvindex.query.lazy import Consumer, Tensor
+from wvindex.query.lazy import Tensor
+from wvindex.query.stream import Consumer
 
 Floats = NDArray[np.float32]
 

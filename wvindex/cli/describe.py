@@ -25,7 +25,7 @@ _SHOWN: Final = ("text", "layer", "part", "expert", "feature", "weight", "activa
 )
 @click.option("--layers", metavar="LAYERS", help="Of these layers alone: 3, or 3:7 (3 to 6), or 1,4.")
 @click.option(
-    "--tokens",
+    "--writes",
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
@@ -46,14 +46,14 @@ def command(
     text: str,
     k: int,
     layers: str | None,
-    tokens: int,
+    writes: int,
     token: str,
     no_norm: bool,
     **printing: Any,
 ) -> None:
     """Show the features of PATH that a token excites.
 
-    Taken is its embedding, normed as each layer's MLP norms its input: no attention, nothing of layers before.
+    Taken is its embedding, normed as each layer's MLP norms its input: no attention, no layers before.
 
     PATH is a store, or a bare GGUF or safetensors checkpoint. TEXT is tokenized as it stands: for many
     vocabularies ' France' and 'France' are different tokens.
@@ -65,7 +65,7 @@ def command(
             text,
             layers=None if layers is None else layer_numbers(db, layers),
             k=k,
-            tokens=tokens,
+            writes=writes,
             token=cast("Choice", token),
             norm=not no_norm,
             progress=progress,

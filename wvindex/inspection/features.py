@@ -105,13 +105,13 @@ def describe(
     *,
     layers: LayerChoice = None,
     k: int = 5,
-    tokens: int = 5,
+    writes: int = 5,
     token: Choice = "each",
     norm: bool = True,
     progress: Progress | None = None,
 ) -> Table:
     """Give the features that the tokens of a text excite, layer by layer: see `Store.describe`."""
-    k, tokens = count("k", k), count("tokens", tokens)
+    k, writes = count("k", k), count("writes", writes)
     ids, notes = _chosen(db, text, token)
     unembedding = Unembedding(db, norm=norm)
     numbers = _layers(db, layers)
@@ -119,7 +119,7 @@ def describe(
     rows: list[dict[str, Any]] = []
     for start in range(0, len(features), _AT_ONCE):
         some = features[start : start + _AT_ONCE]
-        said, _ = unembedding.says(_directions(db, some), tokens)
+        said, _ = unembedding.says(_directions(db, some), writes)
         rows += [_row(db, ids, one, written) for one, written in zip(some, said, strict=True)]
     return Table.of_dicts("features", FEATURES, rows, (EVIDENCE, *notes, *unembedding.notes))
 

@@ -191,7 +191,7 @@ class _Search:
                 rows = slice(first, first + len(values))
                 with np.errstate(all="ignore"):
                     dots[:, rows] = self._queries.like(values.dtype) @ values.T
-                    squares[rows] = np.einsum("ij,ij->i", values, values)
+                    squares[rows] = np.vecdot(values, values)
 
             tensor.stream(consume, rows=(start, stop))
             yield _Products(range(n_queries), start, dots, squares)

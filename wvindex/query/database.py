@@ -296,7 +296,7 @@ class Store(Mapping[str, Tensor]):
         *,
         layers: LayerChoice = None,
         k: int = 5,
-        tokens: int = 5,
+        writes: int = 5,
         token: Literal["each", "first", "last"] = "each",
         norm: bool = True,
         progress: Callable[[int, int], None] | None = None,
@@ -319,7 +319,7 @@ class Store(Mapping[str, Tensor]):
             Of the forward pass.
         k : int
             Features for each token and layer.
-        tokens : int
+        writes : int
             Tokens that each feature writes.
         token : {"each", "first", "last"}
             Which to describe where the text is several; a note names them all.
@@ -344,7 +344,7 @@ class Store(Mapping[str, Tensor]):
             If the model or the tokenizer lacks what this takes.
         """
         table: Table = extension("describe")(
-            self, text, layers=layers, k=k, tokens=tokens, token=token, norm=norm, progress=progress
+            self, text, layers=layers, k=k, writes=writes, token=token, norm=norm, progress=progress
         )
         return table
 
