@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +17,16 @@ from tests.support.arrays import CONFIG, memory_array
 from tests.support.checkpoints import checkpoint, names
 from tests.support.cli import EXAMPLE
 from tests.support.features import MODELS, TEXT, TOKENS, features
+from tests.support.safetensors_writer import write_safetensors
 from tests.support.stores import Stores
-from wvindex.errors import SelectionError, UnsupportedModel, UnsupportedTokenizer, UsageError
-from wvindex.inspection.features import Excited, excited
+from wvindex.errors import (
+    NonFiniteWeights,
+    SelectionError,
+    UnsupportedModel,
+    UnsupportedTokenizer,
+    UsageError,
+)
+from wvindex.inspection.excitation import Excited, excited
 from wvindex.query.database import Store
 
 ALL = 10_000
@@ -166,6 +176,15 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(error):
         db.describe(text, **options)
+
+
+def test_a_feature_that_writes_nan_is_refused_by_name(tmp_path: Path) -> None:
+    key, model = "model.layers.1.mlp.down_proj.weight", checkpoint("llama")
+    broken = model.tensors[key].copy()
+    broken[7] = np.nan
+    source = write_safetensors(replace(model, tensors={**model.tensors, key: broken}), tmp_path)
+    with wv.open(source) as db, pytest.raises(NonFiniteWeights, match=re.escape(key)):
+        db.describe("B")
 
 
 def test_a_store_without_a_tokenizer_describes_no_text() -> None:

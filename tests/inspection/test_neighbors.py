@@ -138,6 +138,7 @@ def in_memory(*arrays: MemoryArray) -> Store:
         (np.ones(255), {}, SelectionError, "expected: 256 values, found: 255"),
         (np.ones((2, 3, 256)), {}, UsageError, "(256,) or (n, 256)"),
         (["a"] * 256, {}, UsageError, "real numbers"),
+        ([[1.0], [1.0, 2.0]], {}, UsageError, "not vectors"),
         (np.full(256, np.nan), {}, UsageError, "NaN or infinity"),
         (np.eye(2, 256) * [[1], [0]], {}, UsageError, "zeros in vector 1"),
         (np.ones(256), {"k": 0}, UsageError, "1 or more"),

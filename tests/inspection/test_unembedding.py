@@ -14,7 +14,7 @@ from tests.support.arrays import CONFIG, memory_array
 from tests.support.checkpoints import checkpoint
 from tests.support.cli import EXAMPLE
 from tests.support.stores import Stores
-from wvindex.errors import KeyNotFound, SelectionError, UsageError
+from wvindex.errors import KeyNotFound, NonFiniteWeights, SelectionError, UsageError
 from wvindex.query.database import Store
 
 
@@ -94,6 +94,14 @@ def test_a_factor_of_the_logits_is_named() -> None:
     config = replace(CONFIG, logits_multiplier=0.25)
     db = Store("memory", config, {a.spec.key: (a.spec, a) for a in (HEAD, NORM)})
     assert db.tokens(np.ones(256)).notes[-1] == "the model multiplies logits by 0.25, which is left out"
+
+
+def test_a_norm_that_is_not_finite_is_refused_by_name() -> None:
+    norm = memory_array("model.norm.weight", (256,), "F32")
+    norm.values[3] = np.nan
+    db = Store("memory", CONFIG, {a.spec.key: (a.spec, a) for a in (HEAD, norm)})
+    with pytest.raises(NonFiniteWeights, match=r"model\.norm\.weight"):
+        db.tokens(np.ones(256))
 
 
 def test_what_is_missing_is_named() -> None:

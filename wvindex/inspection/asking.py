@@ -28,7 +28,10 @@ def query_vectors(vector: NDArray[Any], hidden: int) -> NDArray[np.float64]:
     UsageError
         If they are no real numbers, NaN or infinite; SelectionError if they have another length.
     """
-    array = np.asarray(vector)
+    try:
+        array = np.asarray(vector)
+    except ValueError as error:  # rows of different lengths
+        raise UsageError(f"not vectors: {error}", field="vector") from error
     is_real = array.dtype.kind in "biuf" or array.dtype.name.startswith(("bfloat", "float"))
     if array.ndim not in {1, 2} or not is_real:
         raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, get_args
 
 import numpy as np
@@ -47,8 +48,9 @@ def neighbors(
     fields, notes = _fields(db, role, layers, hidden)
     found = search(fields, vectors, k, metric, advance_of(fields, progress))
     many = np.ndim(vector) > 1
+    spell = spelling(db)[0] if any(_is_vocabulary(field) for field in fields) else None
     rows = [
-        ({"query": query} if many else {}) | _row(db, fields[hit.place], hit.vector) | {"score": hit.score}
+        ({"query": query} if many else {}) | _row(fields[hit.place], hit.vector, spell) | {"score": hit.score}
         for query, hits in enumerate(found.hits)
         for hit in hits
     ]
@@ -91,10 +93,14 @@ def _fields(db: Store, role: str | None, layers: LayerChoice, hidden: int) -> tu
     ] if others else []
 
 
-def _row(db: Store, field: Field, vector: int) -> dict[str, Any]:
+def _is_vocabulary(field: Field) -> bool:
+    return role_of_stack(field.tensor.key) in VOCABULARY
+
+
+def _row(field: Field, vector: int, spell: Callable[[int], str | None] | None) -> dict[str, Any]:
     """Say where a vector stands, and of which token it is."""
     expert, index = field.place(vector)
     where = "row" if field.side == "rows" else "column"
     key = field.tensor.key
-    text = spelling(db)[0](index) if role_of_stack(key) in VOCABULARY else None
+    text = spell(index) if spell is not None and _is_vocabulary(field) else None
     return {"layer": split_layer(key)[0], "key": key, "expert": expert, where: index, "text": text}

@@ -52,8 +52,8 @@ INNER: Final = frozenset(f"self_attn.{name}_proj" for name in ("q_b", "kv_b", "k
 
 _EXPERT: Final = re.compile(r"\Amlp\.experts\.\d+\.", re.ASCII)
 
-MAX_VECTORS: Final = 4096
-"""Vectors that one index may mean: 256 MiB of float64 where they have 8192 values."""
+MAX_VECTORS: Final = 1024
+"""Vectors that one index may mean: 64 MiB of float64 where they have 8192 values."""
 
 _FORMS: Final = {
     ("rows", 2): "KEY[row]",

@@ -34,8 +34,8 @@ _READ_VALUES: Final = 1 << 21
 _SAFE: Final = (1e-20, 1e30)
 """Squared lengths that float32 sums hold to their bound, though some of the squares may be denormal."""
 
-_LEAST: Final = 1e-280
-"""The least squared length of float64 vectors that is not mostly rounding."""
+_SAFE_WIDE: Final = (1e-280, 1e300)
+"""Squared lengths that float64 sums hold likewise."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ class Found:
     hits : list of list of Hit
         Of each query, best first; `place` counts the fields.
     not_finite, zero : int
-        Vectors left out: those that hold NaN or infinity, and by cosine those that have no direction.
+        Vectors left out: those that hold NaN, infinity or what float64 does not square, and by cosine
+        those that have no direction.
     """
 
     hits: list[list[Hit]]
@@ -252,7 +253,7 @@ class _Search:
                 squares = np.einsum("ij,ij->i", values, values)
                 dots = self._queries.exact[part.queries.start : part.queries.stop] @ values.T
             is_zero = ~values.any(axis=1)
-            is_odd = ~is_zero & ~((squares >= _LEAST) & (squares < np.inf))
+            is_odd = ~is_zero & ~((squares >= _SAFE_WIDE[0]) & (squares <= _SAFE_WIDE[1]))
             usable[chunk] = ~is_odd & ~(is_zero & (self._metric == "cosine"))
             part.squares[odd[chunk]] = squares
             part.dots[:, odd[chunk]] = dots

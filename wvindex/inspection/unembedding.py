@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from wvindex.errors import UsageError
+from wvindex.errors import NonFiniteWeights, UsageError
 from wvindex.infer.layout import head_key
 from wvindex.inspection.asking import (
     EVIDENCE,
@@ -72,8 +72,17 @@ class Unembedding:
     def says(
         self, vectors: NDArray[np.float64], k: int, progress: Progress | None = None
     ) -> tuple[list[list[Said]], Found]:
-        """Give the k tokens with the highest logits for each vector, (n, hidden_size), best first."""
-        found = search([self.field], vectors * self._gain, k, "dot", advance_of([self.field], progress))
+        """Give the k tokens with the highest logits for each vector, (n, hidden_size), best first.
+
+        Raises
+        ------
+        NonFiniteWeights
+            If the norm's weight makes them NaN or infinite.
+        """
+        directions = vectors * self._gain
+        if not np.isfinite(directions).all():
+            raise NonFiniteWeights("a vector times the final norm's weight is NaN or infinite", tensor=NORM)
+        found = search([self.field], directions, k, "dot", advance_of([self.field], progress))
         return [[self._said(hit) for hit in hits] for hits in found.hits], found
 
     def _said(self, hit: Hit) -> Said:

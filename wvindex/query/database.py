@@ -230,8 +230,7 @@ class Store(Mapping[str, Tensor]):
             vectors ``query``, the vector's number, first. Scores are exact dot products, rounded once to
             float64 (products of what float32 does not hold are rounded first), a cosine's over the root of
             the product of the squared lengths, rounded likewise. Vectors that hold NaN or infinity are left
-            out, and by cosine those that are zero; a note counts
-            them. Evidence from weights alone.
+            out, and by cosine those that are zero; a note counts them. Evidence from weights alone.
 
         Raises
         ------
@@ -284,6 +283,8 @@ class Store(Mapping[str, Tensor]):
         ------
         UsageError, SelectionError
             As `neighbors`, or if there is no final norm.
+        NonFiniteWeights
+            If the final norm's weight is not finite.
         KeyNotFound
             If there is no unembedding.
         """
@@ -340,6 +341,8 @@ class Store(Mapping[str, Tensor]):
         ------
         UsageError
             If the text has no token, or more than 64, or a count is below 1.
+        NonFiniteWeights
+            If what an excited feature writes is NaN or infinite.
         UnsupportedModel, UnsupportedTokenizer, KeyNotFound
             If the model or the tokenizer lacks what this takes.
         """
