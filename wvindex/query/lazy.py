@@ -20,7 +20,7 @@ from wvindex.query.indexing import Positions, Selection, parse_index, row_range
 from wvindex.query.memory import new_array, prove
 from wvindex.query.product import multiply
 from wvindex.query.spans import block_span, read_scales, row_in_block, scale_rows
-from wvindex.query.stream import Consumer, stream
+from wvindex.query.stream import Consumer, Tiles
 from wvindex.query.views import expert_spec, head_spec
 
 _POSITION_BYTES: Final = 8
@@ -350,8 +350,11 @@ class Tensor:
         UndecodableType
             If nobody decodes the encoding.
         """
-        rows = (self._first_row, self._first_row + self._n_rows)
-        stream(self._base, self._reader, rows, self._columns, consume)
+        self.tiles().each(consume)
+
+    def tiles(self) -> Tiles:
+        """Give its rows to be gone through in pieces, beside another tensor's."""
+        return Tiles(self._base, self._reader, self._row_range, self._columns)
 
     def encoded(self) -> EncodedMatrix:
         """Read a matrix as it is stored, to multiply by it many times.
