@@ -11,6 +11,7 @@ from wvindex.errors import WvindexError
 if TYPE_CHECKING:
     from wvindex.building import Progress, build, plan
     from wvindex.inspection.api import stats
+    from wvindex.inspection.differences import Diff, diff
     from wvindex.inspection.table import Table
     from wvindex.opening import open
     from wvindex.query.database import Store
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from wvindex.verifying import Verification, verify
 
 __all__ = [
+    "Diff",
     "Plan",
     "Progress",
     "Store",
@@ -28,6 +30,7 @@ __all__ = [
     "WvindexError",
     "__version__",
     "build",
+    "diff",
     "errors",
     "open",
     "plan",
@@ -36,6 +39,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Diff": "wvindex.inspection.differences",
     "Plan": "wvindex.transform.plan",
     "Progress": "wvindex.building",
     "Store": "wvindex.query.database",
@@ -43,6 +47,7 @@ _HOMES = {
     "Tensor": "wvindex.query.lazy",
     "Verification": "wvindex.verifying",
     "build": "wvindex.building",
+    "diff": "wvindex.inspection.differences",
     "errors": "wvindex",
     "open": "wvindex.opening",
     "plan": "wvindex.building",

@@ -20,7 +20,7 @@ from wvindex.arch.keys import layer_key
 from wvindex.formats.arrays import ArraySpec, RowScale
 from wvindex.formats.encodings import F32, Encoding
 from wvindex.query.lazy import Tensor
-from wvindex.query.stream import Tiles
+from wvindex.query.pieces import Pieces
 from wvindex.transform.combine import AsVector, Cast, Concat, Reordered, Slice
 from wvindex.transform.mla import key_index, q_order, row_scales, tail_order, value_index
 from wvindex.transform.product import Factor, Floats, LatestFactor, ProductRows, TransposedRows
@@ -71,37 +71,37 @@ class Derived:
 class StoredRows:
     """The rows of a tensor, as transforms take them."""
 
-    tiles: Tiles
+    pieces: Pieces
 
     @property
     def encoding(self) -> Encoding:
         """The tensor's."""
-        return self.tiles.spec.encoding
+        return self.pieces.spec.encoding
 
     @property
     def n_rows(self) -> int:
         """Rows of all matrices."""
-        return self.tiles.n_rows
+        return self.pieces.n_rows
 
     @property
     def row_values(self) -> int:
         """The last dimension."""
-        return self.tiles.spec.row_values
+        return self.pieces.spec.row_values
 
     @property
     def matrix_rows(self) -> int:
         """Rows of one matrix."""
-        return self.tiles.spec.matrix_rows
+        return self.pieces.spec.matrix_rows
 
     def read_rows(
         self, start: int, stop: int, out: memoryview, *, span: tuple[int, int] | None = None
     ) -> None:
         """Read rows [start, stop) of the array."""
-        self.tiles.reader.read_rows(start, stop, out, span=span)
+        self.pieces.reader.read_rows(start, stop, out, span=span)
 
     def read_scales(self, start: int, stop: int, out: memoryview) -> None:
         """Read rows of its scales."""
-        self.tiles.reader.read_scales(start, stop, out)
+        self.pieces.reader.read_scales(start, stop, out)
 
 
 class Latest:
@@ -173,7 +173,7 @@ class LatentLayer:
                     yield self._named(f"self_attn.q_proj.{kind}", rows, (tensor,))
             return
         down, norm, up = (self._need(f"self_attn.q_{n}.weight") for n in ("a_proj", "a_layernorm", "b_proj"))
-        product = _Product(self._latest, StoredRows(up.tiles()), order, norm)
+        product = _Product(self._latest, StoredRows(up.pieces()), order, norm)
         used = (down, norm, up)
         yield self._named("self_attn.q_proj.weight", product.of(down, rank), used, rank, scale)
         bias = self._get("self_attn.q_a_proj.bias")
@@ -195,8 +195,8 @@ class LatentLayer:
         g, heads = self._geometry, self._heads
         joined = self._get(KV_B)
         if joined is not None:
-            yield "k", StoredRows(joined.tiles()), key_index(g, heads), (joined,)
-            yield "v", StoredRows(joined.tiles()), value_index(g, heads), (joined,)
+            yield "k", StoredRows(joined.pieces()), key_index(g, heads), (joined,)
+            yield "v", StoredRows(joined.pieces()), value_index(g, heads), (joined,)
             return
         keys, values = (self._need(role) for role in SPLIT)
         key_rows, value_rows = self._split_rows(keys, values)
@@ -204,7 +204,7 @@ class LatentLayer:
         yield "v", value_rows, np.arange(heads * g.v_head_dim, dtype=np.int64), (values,)
 
     def _split_rows(self, keys: Tensor, values: Tensor) -> tuple[Rows, Rows]:
-        return TransposedRows(StoredRows(keys.tiles())), Cast(StoredRows(values.tiles()), F32)
+        return TransposedRows(StoredRows(keys.pieces())), Cast(StoredRows(values.pieces()), F32)
 
     def _latent(self) -> Iterator[tuple[str, Derived]]:
         rank, has_q = self._geometry.kv_lora_rank, self._geometry.q_lora_rank is not None
@@ -305,7 +305,7 @@ class _Product:
 def _plain(tensor: Tensor) -> Rows:
     """Give the rows of a matrix, or the values of a vector a row each, in float32."""
     if tensor.ndim > 1:
-        return Cast(StoredRows(tensor.tiles()), F32)
+        return Cast(StoredRows(tensor.pieces()), F32)
     return _Column(tensor)
 
 

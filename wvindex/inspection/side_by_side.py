@@ -16,7 +16,8 @@ from wvindex.inspection import difference_kernels as kernels
 from wvindex.inspection.gap import Gap
 from wvindex.inspection.scan import is_wide, widened
 from wvindex.query.lazy import Tensor
-from wvindex.query.stream import Tiles, Values
+from wvindex.query.pieces import Pieces
+from wvindex.query.stream import Values
 
 _STATES: Final = 1 << 14
 """Rows whose sums are held before they are added up: 1.2 MB."""
@@ -141,7 +142,7 @@ def side_by_side(a: Tensor, b: Tensor, *, n_worst: int = 0) -> Seen:
     UndecodableType
         If nobody decodes an encoding.
     """
-    left, right = a.tiles(), b.tiles()
+    left, right = a.pieces(), b.pieces()
     width = a.shape[-1] if a.shape else 1
     matrix_rows = math.prod(a.shape[-2:-1])
     wide = is_wide(a) or is_wide(b)
@@ -150,7 +151,7 @@ def side_by_side(a: Tensor, b: Tensor, *, n_worst: int = 0) -> Seen:
     def work(runs: Iterator[tuple[int, int]]) -> None:
         for start, stop in runs:
             part = _Part(width, matrix_rows, n_worst)
-            for first, _, x, y in together(left.pieces(start, stop), right.pieces(start, stop)):
+            for first, _, x, y in together(left.values(start, stop), right.values(start, stop)):
                 part.add(first, _as(x, wide), _as(y, wide))
             part.flush()
             parts.append((start, part))
@@ -186,12 +187,12 @@ def have_equal_bytes(a: Tensor, b: Tensor) -> bool:
         return False
     if a.scale_block is not None and not np.array_equal(_bits(a.scales()), _bits(b.scales())):
         return False
-    left, right = a.tiles(), b.tiles()
+    left, right = a.pieces(), b.pieces()
     differ: list[bool] = []
 
     def work(runs: Iterator[tuple[int, int]]) -> None:
         for start, stop in runs:
-            for _, _, x, y in together(left.encoded(start, stop), right.encoded(start, stop)):
+            for _, _, x, y in together(left.blocks(start, stop), right.blocks(start, stop)):
                 if differ or not np.array_equal(x, y):
                     differ.append(True)
                     return
@@ -223,7 +224,7 @@ def _next(pieces: Iterator[tuple[int, Any]]) -> tuple[int, Any]:
     return next(pieces, (0, ()))
 
 
-def _runs(a: Tiles, b: Tiles) -> list[tuple[int, int]]:
+def _runs(a: Pieces, b: Pieces) -> list[tuple[int, int]]:
     """Give ranges of rows to be worked on by one thread: the longer ones, whose chunks hold the shorter."""
     left, right = a.runs, b.runs
     return left if len(left) <= len(right) else right

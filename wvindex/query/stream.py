@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -14,8 +13,8 @@ from wvindex.formats.arrays import ArraySpec, RowReader
 from wvindex.formats.decode import decode_rows
 from wvindex.formats.encodings import Encoding
 from wvindex.formats.fp8 import scale_rows_of
-from wvindex.query.spans import BlockSpan, block_span
-from wvindex.query.tiles import Request, Run, Tile
+from wvindex.query.spans import block_span
+from wvindex.query.tiles import Request, Tile
 
 STREAM_VALUES: Final = 1 << 18
 """Values of a tile: 1 MiB of float32 is still in the caches when it is looked at, and worth its calls."""
@@ -38,94 +37,47 @@ def value_dtype(encoding: Encoding) -> np.dtype[np.float32] | np.dtype[np.float6
     return np.dtype(np.float64) if encoding.name in _WIDE else np.dtype(np.float32)
 
 
-@dataclass(frozen=True)
-class Tiles:
-    """The rows of a tensor, to be gone through in pieces.
+def stream(
+    spec: ArraySpec,
+    reader: RowReader,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    consume: Consumer,
+) -> None:
+    """Hand every value to `consume`, a tile of whole rows at a time, in any order and from several threads.
 
-    Attributes
+    Parameters
     ----------
     spec : ArraySpec
-        Of the array.
     reader : RowReader
         May be asked from several threads at once.
     rows : (int, int)
-        Rows [start, stop) of the array; those of a piece are counted from `start`.
+        Rows [start, stop) of the array; those of a tile are counted from `start`.
     columns : (int, int)
         Values [start, stop) of a row.
+    consume : callable
+        The tiles are the same however many threads there are.
+
+    Raises
+    ------
+    UndecodableType
+        If nobody decodes the encoding.
     """
+    if rows[0] >= rows[1] or columns[0] >= columns[1]:
+        return
+    span = block_span(spec, *columns)
+    inside = slice(columns[0] - span.values[0], columns[1] - span.values[0])
+    is_whole = inside == slice(0, span.width)
 
-    spec: ArraySpec
-    reader: RowReader
-    rows: Run
-    columns: tuple[int, int]
-
-    def each(self, consume: Consumer) -> None:
-        """Hand every value to `consume`, whole rows at a time, in any order and from several threads.
-
-        The pieces are the same however many threads there are.
-
-        Raises
-        ------
-        UndecodableType
-            If nobody decodes the encoding.
-        """
-        if self._is_empty:
-            return
-        request = self._request(0, self.n_rows)
-
-        def each(tile: Tile, n_threads: int | None) -> None:
-            for first, values in self._values(tile, request.span):
-                consume(first, values)
-
-        request.each(each)
-
-    @property
-    def n_rows(self) -> int:
-        """Rows."""
-        return self.rows[1] - self.rows[0]
-
-    @property
-    def runs(self) -> list[Run]:
-        """Ranges of rows that are read at once: they end where chunks do."""
-        return [] if self._is_empty else self._request(0, self.n_rows).runs
-
-    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, Values]]:
-        """Give rows [start, stop) in turn, on this thread: first rows, and values that the next overwrite.
-
-        Raises
-        ------
-        UndecodableType
-            If nobody decodes the encoding.
-        """
-        if start >= stop or self._is_empty:
-            return
-        request = self._request(start, stop)
-        for tile in request.in_turn():
-            for first, values in self._values(tile, request.span):
-                yield start + first, values
-
-    def encoded(self, start: int, stop: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Give rows [start, stop) likewise as they are stored, without scales; columns are whole blocks."""
-        if start < stop and not self._is_empty:
-            yield from ((start + tile.place.start, tile.raw) for tile in self._request(start, stop).in_turn())
-
-    @property
-    def _is_empty(self) -> bool:
-        return self.rows[0] >= self.rows[1] or self.columns[0] >= self.columns[1]
-
-    def _request(self, start: int, stop: int) -> Request:
-        rows = range(self.rows[0] + start, self.rows[0] + stop)
-        return Request(self.spec, self.reader, rows, block_span(self.spec, *self.columns))
-
-    def _values(self, tile: Tile, span: BlockSpan) -> Iterator[tuple[int, Values]]:
-        inside = slice(self.columns[0] - span.values[0], self.columns[1] - span.values[0])
-        is_whole = inside == slice(0, span.width)
-        for first, values in _decoded(tile, self.spec.encoding, span.width):
+    def each(tile: Tile, n_threads: int | None) -> None:
+        for first, values in decoded_pieces(tile, spec.encoding, span.width):
             part: NDArray[Any] = values if is_whole else np.ascontiguousarray(values[:, inside])
-            yield first, part
+            consume(first, part)
+
+    Request(spec, reader, range(*rows), span).each(each)
 
 
-def _decoded(tile: Tile, encoding: Encoding, width: int) -> Iterator[tuple[int, Values]]:
+def decoded_pieces(tile: Tile, encoding: Encoding, width: int) -> Iterator[tuple[int, Values]]:
     """Decode a tile of encoded rows piece by piece, into one buffer; values that need no decoding stay."""
     n_rows, dtype = len(tile.raw), value_dtype(encoding)
     step = max(min(STREAM_VALUES // width, n_rows), 1)
