@@ -1,4 +1,4 @@
-"""What stands for the same weights in two files is compared, and the form that it has there is no difference."""
+"""What is the same weights in two files is compared; the form that it has there is no difference."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ MTP = "deepseek_v3"
 ABSORBED = [name for name in names() if name.startswith(("deepseek", "kimi"))]
 
 
-def database(tied: bool = False, **tensors: Tensor) -> Store:
-    """Give a database of plain tensors; underscores of their names stand for dots."""
+def database(*tensors: Tensor, tied: bool = False) -> Store:
+    """Give a database in memory."""
     config = ModelConfig(model_type="test", family=None, tie_word_embeddings=tied)
-    return Store("memory", config, {t.key: (t.spec, t.pieces().reader) for t in tensors.values()})
+    return Store("memory", config, {t.key: (t.spec, t.pieces().reader) for t in tensors})
 
 
 @pytest.mark.parametrize(
@@ -63,10 +63,10 @@ def test_experts_apart_and_stacked_do_not_differ(experts: str, stores: Stores) -
 def test_a_stack_is_compared_with_experts_that_are_arrays_of_their_own() -> None:
     values = np.random.default_rng(0).standard_normal((3, 8, 16)).astype(np.float32)
     key = "model.layers.0.mlp.experts.up_proj.weight"
-    stacked = database(stack=plain_tensor(values, key=key))
+    stacked = database(plain_tensor(values, key=key))
     other = values.copy()
     other[1] += 1
-    apart = database(**{f"e{i}": plain_tensor(other[i], key=expert_key(key, i)) for i in range(3)})
+    apart = database(*(plain_tensor(other[i], key=expert_key(key, i)) for i in range(3)))
     for a, b in ((stacked, apart), (apart, stacked)):
         found = wv.diff(a, b)
         assert {row["key"]: row["status"] for row in found.tensors} == {
@@ -81,9 +81,9 @@ def test_a_tied_head_is_compared_with_the_embedding() -> None:
     shipped = plain_tensor(values, key="lm_head.weight")
     other = plain_tensor(values * 2, key="lm_head.weight")
     tied, same, different = (
-        database(tied=True, e=embedding),
-        database(tied=True, e=embedding, h=shipped),
-        database(e=embedding, h=other),
+        database(embedding, tied=True),
+        database(embedding, shipped, tied=True),
+        database(embedding, other),
     )
     assert not wv.diff(tied, same).differs
     assert not wv.diff(same, tied).differs
@@ -91,7 +91,7 @@ def test_a_tied_head_is_compared_with_the_embedding() -> None:
     assert [(row["key"], row["compared"], row["rel_l2"]) for row in found.tensors][:1] == [
         ("lm_head.weight", "tied", 1.0)
     ]
-    assert wv.diff(database(e=embedding), same).extra["key"] == ["lm_head.weight"]
+    assert wv.diff(database(embedding), same).extra["key"] == ["lm_head.weight"]
 
 
 @pytest.mark.parametrize("name", ABSORBED)

@@ -111,7 +111,8 @@ def test_what_has_equal_bytes_is_not_decoded(stores: Stores, monkeypatch: pytest
 
 def noisy(array: Array, share: float) -> Array:
     noise = np.random.default_rng(3).standard_normal(array.shape) * share * array.astype(np.float32).std()
-    return (array.astype(np.float32) + noise).astype(array.dtype)
+    damaged: Array = (array.astype(np.float32) + noise).astype(array.dtype)
+    return damaged
 
 
 def test_noise_in_one_tensor_is_found(stores: Stores, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files that llama.cpp converted do not differ from their checkpoints; what it quantized differs as it should."""
+"""What llama.cpp converted does not differ from its checkpoint; what it quantized does, as it should."""
 
 from __future__ import annotations
 

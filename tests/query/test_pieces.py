@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import wvindex as wv
 from tests.support.packed import assert_same_values, random_rows, reference_decode
@@ -19,7 +21,8 @@ from wvindex.query.stream import STREAM_VALUES
 def test_values_of_a_range(start: int, stop: int) -> None:
     raw = random_rows("Q5_K", 3000, 2)
     pieces = encoded_tensor(raw, ENCODINGS["Q5_K"]).pieces()
-    at, found = start, [np.empty((0, 512), np.float32)]
+    at = start
+    found: list[NDArray[Any]] = []
     for first, values in pieces.values(start, stop):
         assert first == at
         assert values.size <= STREAM_VALUES
