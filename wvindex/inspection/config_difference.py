@@ -18,7 +18,7 @@ _NAMES: Final = frozenset(
 )
 """Fields that name things, limit them, or say how they are stored: the same weights compute the same."""
 
-_UNSAID: Final = (None, (), [])
+_UNSAID: Final[tuple[object, ...]] = (None, (), [])
 """What stands for a field of which a source of an unknown family says nothing."""
 
 _NEAR: Final = 1e-6
