@@ -11,6 +11,7 @@ from wvindex.errors import WvindexError
 if TYPE_CHECKING:
     from wvindex.building import Progress, build, plan
     from wvindex.inspection.api import stats
+    from wvindex.inspection.differences import Diff, diff
     from wvindex.inspection.layer_page import LayerPage
     from wvindex.inspection.model_page import ModelPage
     from wvindex.inspection.pages import inspect
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from wvindex.verifying import Verification, verify
 
 __all__ = [
+    "Diff",
     "LayerPage",
     "ModelPage",
     "Plan",
@@ -33,6 +35,7 @@ __all__ = [
     "WvindexError",
     "__version__",
     "build",
+    "diff",
     "errors",
     "inspect",
     "open",
@@ -42,6 +45,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Diff": "wvindex.inspection.differences",
     "LayerPage": "wvindex.inspection.layer_page",
     "ModelPage": "wvindex.inspection.model_page",
     "Plan": "wvindex.transform.plan",
@@ -51,6 +55,7 @@ _HOMES = {
     "Tensor": "wvindex.query.lazy",
     "Verification": "wvindex.verifying",
     "build": "wvindex.building",
+    "diff": "wvindex.inspection.differences",
     "errors": "wvindex",
     "inspect": "wvindex.inspection.pages",
     "open": "wvindex.opening",
