@@ -11,6 +11,8 @@ from wvindex.errors import WvindexError
 if TYPE_CHECKING:
     from wvindex.building import Progress, build, plan
     from wvindex.inspection.api import stats
+    from wvindex.inspection.linting.api import check
+    from wvindex.inspection.linting.findings import Finding, Report
     from wvindex.inspection.table import Table
     from wvindex.opening import open
     from wvindex.query.database import Store
@@ -19,8 +21,10 @@ if TYPE_CHECKING:
     from wvindex.verifying import Verification, verify
 
 __all__ = [
+    "Finding",
     "Plan",
     "Progress",
+    "Report",
     "Store",
     "Table",
     "Tensor",
@@ -28,6 +32,7 @@ __all__ = [
     "WvindexError",
     "__version__",
     "build",
+    "check",
     "errors",
     "open",
     "plan",
@@ -36,13 +41,16 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Finding": "wvindex.inspection.linting.findings",
     "Plan": "wvindex.transform.plan",
     "Progress": "wvindex.building",
+    "Report": "wvindex.inspection.linting.findings",
     "Store": "wvindex.query.database",
     "Table": "wvindex.inspection.table",
     "Tensor": "wvindex.query.lazy",
     "Verification": "wvindex.verifying",
     "build": "wvindex.building",
+    "check": "wvindex.inspection.linting.api",
     "errors": "wvindex",
     "open": "wvindex.opening",
     "plan": "wvindex.building",

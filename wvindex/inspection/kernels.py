@@ -53,9 +53,18 @@ def _deviations(values: Any, middle: Any) -> Any:
     return first, second, third, fourth
 
 
+def _squares(values: Any) -> Any:
+    found = 0.0
+    for i in range(values.size):
+        value = np.float64(values[i])
+        found += value * value
+    return found
+
+
 # Slices, not ranges of indices: an index that might be negative keeps a loop from being vectorized.
 sum_of: Final = numba.njit(**_options)(_sum)
 deviations: Final = numba.njit(**_options)(_deviations)
+squares: Final = numba.njit(**_options)(_squares)
 
 
 @inline
@@ -356,3 +365,39 @@ def columns_kernel() -> Callable[..., None]:
             merge_state(states, i, part, i)
 
     return compiled(columns, "column_moments")
+
+
+@cache
+def ends_kernel(wide: bool) -> Callable[..., None]:
+    """Make ``ends(values, bits, row_ends, row_squares, column_ends)``: what rows and columns lie between.
+
+    Ends are integers that sort as the numbers do (`ordered32`): beyond the infinities' lie the NaN.
+
+    Parameters
+    ----------
+    wide : bool
+        Whether values (flat) are float64, and `bits` the int64 that are the same bytes; else float32, int32.
+        `row_ends` (n_rows, 2) takes the least and the most of each row, `row_squares` (n_rows,) float64 the
+        sums of squares; `column_ends` (2, n_columns) is widened by what the rows hold.
+    """
+    ordered = ordered64 if wide else ordered32
+
+    def ends(values: Any, bits: Any, row_ends: Any, row_squares: Any, column_ends: Any) -> None:
+        width = column_ends.shape[1]
+        column_least, column_most = column_ends[0], column_ends[1]
+        for row in range(row_ends.shape[0]):
+            piece = bits[row * width : (row + 1) * width]
+            least = most = ordered(piece[0])
+            for i in range(piece.size):
+                at = ordered(piece[i])
+                least = min(least, at)
+                most = max(most, at)
+            for i in range(piece.size):
+                at = ordered(piece[i])
+                column_least[i] = min(column_least[i], at)
+                column_most[i] = max(column_most[i], at)
+            row_ends[row, 0] = least
+            row_ends[row, 1] = most
+            row_squares[row] = squares(values[row * width : (row + 1) * width])
+
+    return compiled(ends, f"ends_{64 if wide else 32}")

@@ -20,7 +20,7 @@ from wvindex.query.indexing import Positions, Selection, parse_index, row_range
 from wvindex.query.memory import new_array, prove
 from wvindex.query.product import multiply
 from wvindex.query.spans import block_span, read_scales, row_in_block, scale_rows
-from wvindex.query.stream import Consumer, stream
+from wvindex.query.stream import Consumer, Encoded, stream
 from wvindex.query.views import expert_spec, head_spec
 
 _POSITION_BYTES: Final = 8
@@ -334,7 +334,7 @@ class Tensor:
         multiply(self._base, self._reader, self._row_range, self._columns, flat, out)
         return out.reshape(*vectors.shape[:-1], self.shape[0])
 
-    def stream(self, consume: Consumer) -> None:
+    def stream(self, consume: Consumer, encoded: Encoded | None = None) -> None:
         """Hand every value to a function, decoded in tiles that stay in the processor's caches.
 
         Parameters
@@ -344,6 +344,9 @@ class Tensor:
             all dimensions but the last, flattened; `values` (n_rows, row_values) is float32, or float64
             where float32 does not hold what is stored, contiguous, and overwritten once it returns.
             Which rows make up a tile does not depend on the number of threads.
+        encoded : callable, optional
+            ``encoded(first_row, raw)``, called likewise with the stored blocks (n_rows, bytes) of larger
+            tiles, each before its values.
 
         Raises
         ------
@@ -351,7 +354,7 @@ class Tensor:
             If nobody decodes the encoding.
         """
         rows = (self._first_row, self._first_row + self._n_rows)
-        stream(self._base, self._reader, rows, self._columns, consume)
+        stream(self._base, self._reader, rows, self._columns, consume, encoded)
 
     def encoded(self) -> EncodedMatrix:
         """Read a matrix as it is stored, to multiply by it many times.
