@@ -53,9 +53,7 @@ def _explain(ctx: click.Context, parameter: click.Parameter, name: str | None) -
     help="Exit with 1 if there are findings as grave as this.",
 )
 @json_option
-@click.option(
-    "--csv", "as_csv", is_flag=True, help="Print comma-separated values, with a line of names."
-)
+@click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values, with a line of names.")
 @click.option(
     "--sarif",
     is_flag=False,

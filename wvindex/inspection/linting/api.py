@@ -124,7 +124,7 @@ def _finding(model: Model, rule: Rule, found: Found) -> Finding:
 
 def _file(db: Store, found: Found) -> tuple[str | None, str | None]:
     """Give the file that holds a finding's tensor, and the tensor's name in the source."""
-    spec = db[found.tensor].spec if found.tensor in db else None
+    spec = db[found.tensor].spec if found.tensor is not None and found.tensor in db else None
     name = None
     if spec is not None and spec.sources:
         one_each = found.expert is not None and len(spec.sources) == spec.shape[0]

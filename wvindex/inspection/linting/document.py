@@ -8,8 +8,6 @@ from typing import Final
 from wvindex.inspection.linting.rule import Rule
 from wvindex.inspection.linting.table import GROUPS, RULES
 
-DOCUMENT_URI: Final = "https://github.com/wvindex/wvindex/blob/main/docs/check.md"
-
 WIDTH: Final = 80
 
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from wvindex.arch.config import ModelConfig
 from wvindex.arch.keys import split_layer
 from wvindex.errors import MetadataError, UnsupportedError
-from wvindex.inspection.linting.look import Look, can_look, look_at
+from wvindex.inspection.linting.eye import look_at
+from wvindex.inspection.linting.look import Look, can_look
 from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
 from wvindex.tokenizer import Tokenizer
@@ -79,7 +80,9 @@ class Model:
         except MetadataError as error:
             return error
         except UnsupportedError as error:
-            self.notes.append(f"the vocabulary is not held against a tokenizer: {error.message.partition(';')[0]}")
+            self.notes.append(
+                f"the vocabulary is not held against a tokenizer: {error.message.partition(';')[0]}"
+            )
             return None
 
     @cached_property

@@ -14,7 +14,6 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from wvindex._version import __version__
-from wvindex.inspection.linting.document import DOCUMENT_URI
 from wvindex.inspection.linting.findings import Finding, Report, Severity
 from wvindex.inspection.linting.rule import Rule
 from wvindex.inspection.linting.table import RULES
@@ -63,7 +62,6 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "shortDescription": {"text": rule.title},
         "fullDescription": {"text": f"{rule.title}. {rule.help}"},
         "help": {"text": rule.help},
-        "helpUri": f"{DOCUMENT_URI}#{rule.id.lower()}-{rule.name}",
         "defaultConfiguration": {"level": LEVELS[rule.severity]},
     }
 
@@ -100,7 +98,11 @@ def _location(finding: Finding) -> dict[str, Any]:
         artifact = {"uri": quote(finding.file), "uriBaseId": BASE}
         location["physicalLocation"] = {"artifactLocation": artifact}
     if finding.tensor is not None:
-        name = {"name": finding.source or finding.tensor, "fullyQualifiedName": finding.tensor, "kind": "array"}
+        name = {
+            "name": finding.source or finding.tensor,
+            "fullyQualifiedName": finding.tensor,
+            "kind": "array",
+        }
         location["logicalLocations"] = [name]
     return location
 

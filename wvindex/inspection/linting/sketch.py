@@ -55,11 +55,12 @@ def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return z ^ (z >> np.uint64(31))
 
 
-def candidates(sketches: NDArray[np.float64]) -> list[tuple[int, int]]:
+def candidates(sketches: NDArray[np.float32]) -> list[tuple[int, int]]:
     """Give the pairs (i, j), i < j, of rows that may belong to nearly equal matrices."""
     with np.errstate(all="ignore"):
-        norms = np.linalg.norm(sketches, axis=1)
-        cosines = (sketches @ sketches.T) / np.outer(norms, norms)
+        wide = np.asarray(sketches, np.float64)
+        norms = np.linalg.norm(wide, axis=1)
+        cosines = (wide @ wide.T) / np.outer(norms, norms)
         near = np.triu(cosines >= CANDIDATE, 1)
     return [(int(i), int(j)) for i, j in zip(*np.nonzero(near), strict=True)]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wvindex.inspection.experts import DEAD, DUPLICATE
 from wvindex.inspection.linting.look import Look
@@ -43,12 +44,9 @@ def duplicate_experts(model: Model) -> Iterator[Found]:
     for key, look in model.looks.items():
         if look.tensor.ndim < 3:
             continue
-        pairs = _groups(
-            candidates(look.sketches),
-            lambda i, j, look=look: cosine([look.tensor.expert(i)], [look.tensor.expert(j)]),  # type: ignore[misc]
-        )
+        pairs = _groups(candidates(look.sketches), _between_experts(look))
         if pairs:
-            first, second, value = pairs[0]
+            _, second, value = pairs[0]
             names = [f"{j} is {i}" for i, j, _ in pairs]
             yield Found(
                 tensor=key,
@@ -61,10 +59,14 @@ def duplicate_experts(model: Model) -> Iterator[Found]:
             )
 
 
+def _between_experts(look: Look) -> Callable[[int, int], float]:
+    return lambda i, j: cosine([look.tensor.expert(i)], [look.tensor.expert(j)])
+
+
 def _groups(
     pairs: Sequence[tuple[int, int]], compare: Callable[[int, int], float]
 ) -> list[tuple[int, int, float]]:
-    """Give (i, j, cosine) for each j that is nearly the same as an earlier i, which is like none before it."""
+    """Give (i, j, cosine) for each j that is nearly the same as an earlier i, which is like none before."""
     found: dict[int, tuple[int, int, float]] = {}
     for i, j in pairs:
         if i not in found and j not in found:
@@ -82,13 +84,9 @@ def duplicate_layers(model: Model) -> Iterator[Found]:
         if matrices and all(t.key in model.looks for t in tensors.values() if t.ndim > 1):
             layers[number] = matrices
     for numbers in _alike(layers):
-        sketches = np.stack([_sketch(layers[number]) for number in numbers])
-
-        def compare(i: int, j: int, numbers: Sequence[int] = numbers) -> float:
-            one, other = layers[numbers[i]], layers[numbers[j]]
-            return cosine([one[role].tensor for role in one], [other[role].tensor for role in one])
-
-        for i, j, value in _groups(candidates(sketches), compare):
+        looks = [layers[number] for number in numbers]
+        sketches = np.stack([_sketch(one) for one in looks])
+        for i, j, value in _groups(candidates(sketches), _between_layers(looks)):
             yield Found(
                 tensor=next(iter(layers[numbers[j]].values())).tensor.key,
                 layer=numbers[j],
@@ -96,6 +94,15 @@ def duplicate_layers(model: Model) -> Iterator[Found]:
                 value=value,
                 indices=(numbers[i], numbers[j]),
             )
+
+
+def _between_layers(layers: list[dict[str, Look]]) -> Callable[[int, int], float]:
+    def compare(i: int, j: int) -> float:
+        roles = sorted(layers[i])
+        one, other = ([layers[k][role].tensor for role in roles] for k in (i, j))
+        return cosine(one, other)
+
+    return compare
 
 
 def _alike(layers: dict[int, dict[str, Look]]) -> list[list[int]]:
@@ -107,7 +114,7 @@ def _alike(layers: dict[int, dict[str, Look]]) -> list[list[int]]:
     return [numbers for numbers in groups.values() if len(numbers) > 1]
 
 
-def _sketch(looks: dict[str, Look]) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+def _sketch(looks: dict[str, Look]) -> NDArray[np.float32]:
     """Join the sketches of a layer's matrices: one vector for all of its weights."""
     return np.concatenate([looks[role].sketches.reshape(-1) for role in sorted(looks)])
 
@@ -160,8 +167,8 @@ RULES: Final = (
         severity="warning",
         title="Experts with next to no weights",
         help="Their norm is 0, or at most a thousandth of the median expert's. They were pruned, never "
-        "written, or never trained; the router may still choose them. "
-        "`wvindex stats --by expert --sort l2` shows all.",
+        "written, or never trained; the router may still choose them. `wvindex stats --by expert "
+        "--sort l2` shows all.",
         find=dead_experts,
     ),
     Rule(
@@ -178,8 +185,8 @@ RULES: Final = (
         name="duplicate-layers",
         severity="warning",
         title="Layers that are nearly the same",
-        help="The cosine of all their matrices is 0.99 or more. Passthrough merges and depth up-scaling "
-        "repeat layers on purpose (then give --ignore WV403); else one was written twice.",
+        help="The cosine of all their matrices is 0.99 or more. Passthrough merges and depth up- "
+        "scaling repeat layers on purpose (then give --ignore WV403); else one was written twice.",
         find=duplicate_layers,
     ),
     Rule(
@@ -187,8 +194,8 @@ RULES: Final = (
         name="head-copy",
         severity="warning",
         title="An output head that is a copy of the embedding",
-        help="Where the model is tied (`tie_word_embeddings`), the head need not be shipped; where it says "
-        "that it is not, it could be. The copy costs its bytes, and nothing else.",
+        help="Where the model is tied (`tie_word_embeddings`), the head need not be shipped; where it "
+        "says that it is not, it could be. The copy costs its bytes, and nothing else.",
         find=head_copy,
     ),
     Rule(
@@ -196,8 +203,8 @@ RULES: Final = (
         name="head-differs",
         severity="error",
         title="A tied model that ships another head",
-        help="`tie_word_embeddings` is true, and lm_head is not the embedding. Programs that tie ignore it, "
-        "others use it: they give different logits. One of the two is wrong.",
+        help="`tie_word_embeddings` is true, and lm_head is not the embedding. Programs that tie "
+        "ignore it, others use it: they give different logits. One of the two is wrong.",
         find=head_differs,
     ),
 )

@@ -125,8 +125,8 @@ RULES: Final = (
         name="unmapped-tensors",
         severity="info",
         title="Tensors that no rule maps",
-        help="They are kept under their own names, and are no part of the forward pass: a vision tower, buffers, an "
-        "adapter. Scales among them are WV205's.",
+        help="They are kept under their own names, and are no part of the forward pass: a vision "
+        "tower, buffers, an adapter. Scales among them are WV205's.",
         find=unmapped,
         reads_weights=False,
     ),
@@ -144,8 +144,9 @@ RULES: Final = (
         name="integer-weights",
         severity="warning",
         title="Weights that are integer codes",
-        help="The scales that make weights of them are elsewhere, in a form that wvindex does not know (GPTQ, "
-        "AWQ, bitsandbytes): neither statistics nor a forward pass mean anything. Convert the unquantized model.",
+        help="The scales that make weights of them are elsewhere, in a form that wvindex does not know "
+        "(GPTQ, AWQ, bitsandbytes): neither statistics nor a forward pass mean anything. Convert "
+        "the unquantized model.",
         find=integer_weights,
         reads_weights=False,
     ),
@@ -154,9 +155,10 @@ RULES: Final = (
         name="mixed-encodings",
         severity="info",
         title="One role is stored in several ways",
-        help="Mixtures of packed types are normal and not meant: Q4_K_M stores half of the attn_v and ffn_down "
-        "tensors as Q6_K, other K and IQ mixtures likewise. Meant are roles with several plain types, or plain "
-        "and packed ones. Leaving the first and last layers in BF16 is common with FP8.",
+        help="Mixtures of packed types are normal and not meant: Q4_K_M stores half of the attn_v and "
+        "ffn_down tensors as Q6_K, other K and IQ mixtures likewise. Meant are roles with several "
+        "plain types, or plain and packed ones. Leaving the first and last layers in BF16 is "
+        "common with FP8.",
         find=mixed_encodings,
         reads_weights=False,
     ),
@@ -165,8 +167,8 @@ RULES: Final = (
         name="fallback-encodings",
         severity="info",
         title="Rows that are no whole number of super-blocks",
-        help="K and IQ types pack 256 values; llama.cpp stores other rows as Q5_0, Q8_0, IQ4_NL or F16, which take "
-        "more bits than the model's name says.",
+        help="K and IQ types pack 256 values; llama.cpp stores other rows as Q5_0, Q8_0, IQ4_NL or "
+        "F16, which take more bits than the model's name says.",
         find=fallback_encodings,
         reads_weights=False,
     ),
@@ -175,8 +177,8 @@ RULES: Final = (
         name="transposed-tensor",
         severity="warning",
         title="A matrix that lies the other way than in other layers",
-        help="Its shape is that of most layers, reversed: [in, out] instead of [out, in]. Of known families such "
-        "a file is refused when it is opened.",
+        help="Its shape is that of most layers, reversed: [in, out] instead of [out, in]. Of known "
+        "families such a file is refused when it is opened.",
         find=transposed,
         reads_weights=False,
     ),

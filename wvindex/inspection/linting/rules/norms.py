@@ -75,7 +75,11 @@ def rope_context(model: Model) -> Iterator[Found]:
                 value=wavelength,
             )
         original = rope.original_max_position_embeddings
-        if original is not None and config.max_position_embeddings and original > config.max_position_embeddings:
+        if (
+            original is not None
+            and config.max_position_embeddings
+            and original > config.max_position_embeddings
+        ):
             yield Found(
                 message=f"the long factors hold beyond {original} tokens, but the context is "
                 f"{config.max_position_embeddings}",
@@ -89,10 +93,10 @@ def rope_layers(model: Model) -> Iterator[Found]:
     for kind in dict.fromkeys(config.layer_types):
         if config.rope and kind not in config.rope:
             yield Found(message=f"layers of {kind} have no rotary embedding", value=kind)
-    for kind, rope in config.rope.items():
+    for name, rope in config.rope.items():
         if config.head_dim is not None and rope.rotary_dim > config.head_dim:
             yield Found(
-                message=f"{rope.rotary_dim} dimensions are rotated ({kind}), of heads {config.head_dim} wide",
+                message=f"{rope.rotary_dim} dimensions are rotated ({name}), of heads {config.head_dim} wide",
                 value=rope.rotary_dim,
             )
 
@@ -116,9 +120,9 @@ RULES: Final = (
         name="norm-range",
         severity="warning",
         title="Norm weights out of range",
-        help="More than half of a norm's weights are zero or negative, or one is beyond 10,000. Meant is "
-        "what the normed values are multiplied by: 1 + w for Gemma, which stores w. Where all of Gemma's are "
-        "off by one, a conversion added or subtracted it once too often.",
+        help="More than half of a norm's weights are zero or negative, or one is beyond 10,000. Meant "
+        "is what the normed values are multiplied by: 1 + w for Gemma, which stores w. Where all "
+        "of Gemma's are off by one, a conversion added or subtracted it once too often.",
         find=norm_range,
     ),
     Rule(
@@ -145,7 +149,8 @@ RULES: Final = (
         title="Rotary embedding does not reach as far as the context",
         help="The slowest dimension must not come round within the context (within the window, of "
         "layers that slide): distances beyond its wavelength look like near ones. "
-        "`max_position_embeddings` was raised without a larger `rope_theta` or a scaling, or a scaling was lost.",
+        "`max_position_embeddings` was raised without a larger `rope_theta` or a scaling, or a "
+        "scaling was lost.",
         find=rope_context,
         reads_weights=False,
     ),
@@ -154,7 +159,8 @@ RULES: Final = (
         name="rope-layers",
         severity="error",
         title="Layers without a rotary embedding, or more rotated dimensions than a head has",
-        help="The configuration's rotary parameters and its layers do not belong together; the model cannot run.",
+        help="The configuration's rotary parameters and its layers do not belong together; the model "
+        "cannot run.",
         find=rope_layers,
         reads_weights=False,
     ),

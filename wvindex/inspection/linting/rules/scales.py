@@ -40,11 +40,11 @@ def orphan_scales(model: Model) -> Iterator[Found]:
         tensor = model.tensors[key]
         owner = _SCALE_NAME.fullmatch(key)
         weight = f"{owner[1]}.weight" if owner else ""
-        there = weight in model.db
-        what = f"{weight} is {model.db[weight].encoding}" if there else "there is no such weight"
+        what = f"{weight} is {model.db[weight].encoding}" if weight in model.db else "there is no such weight"
+        shape = "x".join(map(str, tensor.shape)) or "scalar"
         yield Found(
             tensor=key,
-            message=f"scales {'x'.join(map(str, tensor.shape)) or 'scalar'} that nothing is scaled by: {what}",
+            message=f"scales of shape {shape} that nothing is scaled by: {what}",
             value=tensor.encoding,
         )
 
@@ -90,9 +90,9 @@ RULES: Final = (
         name="negative-scales",
         severity="warning",
         title="Negative scales where quantizers give none",
-        help="Of Q8_0, Q4_1, Q5_1, Q2_K, Q4_K, Q5_K, TQ1_0, TQ2_0 and FP8 scales are positive: a flipped "
-        "sign, or another writer's convention. Those of Q4_0, Q5_0, Q3_K, Q6_K and the IQ types have the sign "
-        "of their block's largest weight, and are not looked at.",
+        help="Of Q8_0, Q4_1, Q5_1, Q2_K, Q4_K, Q5_K, TQ1_0, TQ2_0 and FP8 scales are positive: a "
+        "flipped sign, or another writer's convention. Those of Q4_0, Q5_0, Q3_K, Q6_K and the IQ "
+        "types have the sign of their block's largest weight, and are not looked at.",
         find=_scales("negative", "are negative"),
     ),
     Rule(
@@ -100,8 +100,9 @@ RULES: Final = (
         name="lost-scales",
         severity="warning",
         title="Scales of zero over codes that are not",
-        help="All weights of the block read as one value, though their codes differ: the scale was "
-        "too small for float16, or is damaged. A block that was all zeros has equal codes, and is not meant.",
+        help="All weights of the block read as one value, though their codes differ: the scale was too "
+        "small for float16, or is damaged. A block that was all zeros has equal codes, and is not "
+        "meant.",
         find=_scales("lost", "are zero, though codes under them differ"),
     ),
     Rule(
@@ -109,9 +110,9 @@ RULES: Final = (
         name="denormal-scales",
         severity="info",
         title="Scales so small that they are coarse",
-        help="Float16 scales below 2^-20 have less than five significant bits, which adds an error of 3% "
-        "or more to the block; FP8's float32 scales are meant below 2^-126. K-quants of models with small "
-        "weights have such. `wvindex diff` tells what it costs.",
+        help="Float16 scales below 2^-20 have less than five significant bits, which adds an error of "
+        "3% or more to the block; FP8's float32 scales are meant below 2^-126. K-quants of models "
+        "with small weights have such. `wvindex diff` tells what it costs.",
         find=_scales("denormal", "are nearly zero, and coarse"),
     ),
     Rule(
@@ -120,8 +121,8 @@ RULES: Final = (
         severity="warning",
         title="Scales that no weight is scaled by",
         help="A tensor is named as scales are, but its weight is missing or not FP8: the weight was "
-        "replaced (dequantized, merged) and its scales left behind, or the quantization is not one that is known. "
-        "FP8 codes that lack their scales are refused when the file is opened.",
+        "replaced (dequantized, merged) and its scales left behind, or the quantization is not "
+        "one that is known. FP8 codes that lack their scales are refused when the file is opened.",
         find=orphan_scales,
         reads_weights=False,
     ),
@@ -130,7 +131,8 @@ RULES: Final = (
         name="unscaled-float8",
         severity="info",
         title="FP8 matrices without scales",
-        help="Plain casts to FP8 need none. Where the checkpoint was quantized with scales, these are missing.",
+        help="Plain casts to FP8 need none. Where the checkpoint was quantized with scales, these are "
+        "missing.",
         find=unscaled_float8,
         reads_weights=False,
     ),

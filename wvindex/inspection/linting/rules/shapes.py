@@ -78,8 +78,10 @@ def _required(config: ModelConfig, there: dict[str, Tensor]) -> Iterator[str]:
     yield from _NORMS
     if config.attention_form == "factored" and config.mla is not None:
         yield from ("self_attn.kv_a_proj_with_mqa.weight", "self_attn.kv_a_layernorm.weight", _DENSE[3])
-        yield from ("self_attn.q_proj.weight",) if config.mla.q_lora_rank is None else (
-            *(f"self_attn.q_{part}.weight" for part in ("a_proj", "a_layernorm", "b_proj")),
+        yield from (
+            ("self_attn.q_proj.weight",)
+            if config.mla.q_lora_rank is None
+            else (*(f"self_attn.q_{part}.weight" for part in ("a_proj", "a_layernorm", "b_proj")),)
         )
         if "self_attn.k_b_proj.weight" in there or "self_attn.v_b_proj.weight" in there:
             yield from ("self_attn.k_b_proj.weight", "self_attn.v_b_proj.weight")
@@ -140,7 +142,7 @@ def _expected(key: str, model: Model) -> Shape | None:
         "self_attn.q_a_layernorm.weight": (rank.q_lora_rank if rank else None,),
         "self_attn.kv_a_layernorm.weight": (rank.kv_lora_rank if rank else None,),
         HEAD: (len(model.db[EMBEDDING]) if EMBEDDING in model.db else None, config.hidden_size),
-        **{role: (None, config.hidden_size) for role in _SHARED[:2]},
+        **dict.fromkeys(_SHARED[:2], (None, config.hidden_size)),
         _SHARED[2]: (config.hidden_size, None),
     }
     return shapes.get(role)
@@ -159,8 +161,9 @@ RULES: Final = (
         name="missing-layers",
         severity="error",
         title="Layers are missing",
-        help="`num_hidden_layers` counts more than there are: a shard was left out, or layers were cut away "
-        "without a change of the configuration. GGUF files of which this is true are refused when opened.",
+        help="`num_hidden_layers` counts more than there are: a shard was left out, or layers were cut "
+        "away without a change of the configuration. GGUF files of which this is true are refused "
+        "when opened.",
         find=missing_layers,
         reads_weights=False,
     ),
@@ -179,8 +182,8 @@ RULES: Final = (
         name="missing-tensors",
         severity="error",
         title="A tensor that the model needs is missing",
-        help="Projections, norms, embedding and head of a known family; also a norm or a bias of attention that most "
-        "layers have, and one lacks.",
+        help="Projections, norms, embedding and head of a known family; also a norm or a bias of "
+        "attention that most layers have, and one lacks.",
         find=missing_tensors,
         reads_weights=False,
     ),
@@ -189,8 +192,8 @@ RULES: Final = (
         name="shape-mismatch",
         severity="error",
         title="A shape contradicts the configuration",
-        help="Norms of heads, routers, biases, shared experts, and the head beside the embedding. "
-        "A contradiction in a projection or the embedding is refused when the file is opened.",
+        help="Norms of heads, routers, biases, shared experts, and the head beside the embedding. A "
+        "contradiction in a projection or the embedding is refused when the file is opened.",
         find=shape_mismatch,
         reads_weights=False,
     ),

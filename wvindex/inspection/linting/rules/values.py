@@ -126,7 +126,8 @@ def untrained_rows(model: Model) -> Iterator[Found]:
             yield Found(
                 tensor=key,
                 row=rows[0],
-                message=f"{count} of {len(look.tensor)} tokens have a row of one value: {listed(rows, count)}",
+                message=f"{count} of {len(look.tensor)} tokens have a row of one value: "
+                f"{listed(rows, count)}",
                 count=count,
                 indices=tuple(rows),
             )
@@ -160,7 +161,11 @@ def extreme_weights(model: Model) -> Iterator[Found]:
         ratio = look.absmax / look.row_absmax if look.row_absmax > 0 else 0.0
         if ratio < EXTREME or look.tensor.size // look.tensor.shape[-1] < LEAST_LINE:
             continue
-        row = look.tensor.expert(look.absmax_row // look.tensor.shape[-2]) if look.tensor.ndim > 2 else look.tensor
+        row = (
+            look.tensor.expert(look.absmax_row // look.tensor.shape[-2])
+            if look.tensor.ndim > 2
+            else look.tensor
+        )
         values = abs(row.read(rows=_one(look.absmax_row % look.tensor.shape[-2]), dtype="float32"))
         column = int(values.reshape(-1).argmax())
         yield Found(
@@ -215,8 +220,8 @@ RULES: Final = (
         severity="error",
         title="NaN or infinite weights",
         help="One such weight spreads to every logit. It comes from an overflow in training or in a "
-        "conversion to float16, or from a damaged file. Where packed or FP8 scales are to blame, WV201 "
-        "says so; router weights are WV303's.",
+        "conversion to float16, or from a damaged file. Where packed or FP8 scales are to blame, "
+        "WV201 says so; router weights are WV303's.",
         find=nonfinite_weights,
     ),
     Rule(
@@ -224,8 +229,8 @@ RULES: Final = (
         name="zero-tensor",
         severity="warning",
         title="A matrix of nothing but zeros",
-        help="The projection does nothing. It was not initialized, not written (a hole in a file reads as "
-        "zeros), or pruned away. Vectors may be zero: a bias often is.",
+        help="The projection does nothing. It was not initialized, not written (a hole in a file reads "
+        "as zeros), or pruned away. Vectors may be zero: a bias often is.",
         find=zero_tensors,
     ),
     Rule(
@@ -233,9 +238,10 @@ RULES: Final = (
         name="zero-rows",
         severity="warning",
         title="Rows that are zero: outputs that are always zero",
-        help="In gate_proj and up_proj these are dead FFN features, in a router experts that all inputs "
-        "score alike, in q, k and v dead dimensions of heads. Pruned models and heads that are padded for "
-        "tensor parallelism have them on purpose. Embeddings and heads are WV110's; rows of less than 16 values are not looked at.",
+        help="In gate_proj and up_proj these are dead FFN features, in a router experts that all "
+        "inputs score alike, in q, k and v dead dimensions of heads. Pruned models and heads that "
+        "are padded for tensor parallelism have them on purpose. Embeddings and heads are "
+        "WV110's; rows of less than 16 values are not looked at.",
         find=zero_rows,
     ),
     Rule(
@@ -243,8 +249,9 @@ RULES: Final = (
         name="zero-columns",
         severity="warning",
         title="Columns that are zero: inputs that nothing depends on",
-        help="In down_proj these are dead FFN features, in o_proj dead dimensions of heads. Pruned models "
-        "and padded heads have them on purpose. Columns of less than 16 values are not looked at.",
+        help="In down_proj these are dead FFN features, in o_proj dead dimensions of heads. Pruned "
+        "models and padded heads have them on purpose. Columns of less than 16 values are not "
+        "looked at.",
         find=zero_columns,
     ),
     Rule(
@@ -252,8 +259,8 @@ RULES: Final = (
         name="constant-rows",
         severity="warning",
         title="Rows of one value other than zero",
-        help="Trained rows vary. One value all along comes from a fill that was never overwritten, or from "
-        "damage. Rows of less than 16 values are not looked at.",
+        help="Trained rows vary. One value all along comes from a fill that was never overwritten, or "
+        "from damage. Rows of less than 16 values are not looked at.",
         find=constant_rows,
     ),
     Rule(
@@ -270,8 +277,8 @@ RULES: Final = (
         severity="warning",
         title="A weight out of all proportion to its matrix",
         help="Its magnitude is 100 times the largest of the median row, or more. Trained models have "
-        "outliers ('super weights'), of some 30 times; a flipped bit in an exponent gives far more. "
-        "`wvindex stats --by row --sort absmax` shows the rows.",
+        "outliers ('super weights'), of some 30 times; a flipped bit in an exponent gives far "
+        "more. `wvindex stats --by row --sort absmax` shows the rows.",
         find=extreme_weights,
     ),
     Rule(
@@ -279,8 +286,8 @@ RULES: Final = (
         name="saturated-float16",
         severity="warning",
         title="Weights cut off at 65504",
-        help="The largest float16: a conversion clamped what did not fit. Make the file again from weights "
-        "in bfloat16 or float32.",
+        help="The largest float16: a conversion clamped what did not fit. Make the file again from "
+        "weights in bfloat16 or float32.",
         find=saturated_half,
     ),
     Rule(
@@ -288,8 +295,9 @@ RULES: Final = (
         name="saturated-float8",
         severity="warning",
         title="FP8 codes cut off at the end of their range",
-        help="Without scales, any code at the end was clamped. With scales by blocks each block's largest "
-        "weight stands at the end, by construction; more than 5% of all codes means scales too small.",
+        help="Without scales, any code at the end was clamped. With scales by blocks each block's "
+        "largest weight stands at the end, by construction; more than 5% of all codes means "
+        "scales too small.",
         find=saturated_codes,
     ),
     Rule(
@@ -297,8 +305,8 @@ RULES: Final = (
         name="untrained-tokens",
         severity="info",
         title="Tokens whose embedding or head row is zero, or of one value",
-        help="Vocabularies are padded, and have reserved tokens that were never trained. Such a token in a "
-        "prompt says nothing to the model.",
+        help="Vocabularies are padded, and have reserved tokens that were never trained. Such a token "
+        "in a prompt says nothing to the model.",
         find=untrained_rows,
     ),
     Rule(

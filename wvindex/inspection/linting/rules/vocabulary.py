@@ -96,8 +96,8 @@ RULES: Final = (
         name="vocabulary-too-small",
         severity="error",
         title="Fewer embedding or head rows than the tokenizer has tokens",
-        help="A text with one of the tokens beyond fails, or reads other memory. Tokens were added without "
-        "resizing the embedding, or this is another model's tokenizer.",
+        help="A text with one of the tokens beyond fails, or reads other memory. Tokens were added "
+        "without resizing the embedding, or this is another model's tokenizer.",
         find=too_small,
         reads_weights=False,
     ),
@@ -106,8 +106,8 @@ RULES: Final = (
         name="vocabulary-padded",
         severity="info",
         title="More embedding or head rows than the tokenizer has tokens",
-        help="Vocabularies are padded to a round number. Many rows too many may be a tokenizer that lacks its "
-        "added tokens.",
+        help="Vocabularies are padded to a round number. Many rows too many may be a tokenizer that "
+        "lacks its added tokens.",
         find=padded,
         reads_weights=False,
     ),
@@ -125,8 +125,8 @@ RULES: Final = (
         name="missing-eos",
         severity="warning",
         title="No token ends a text",
-        help="Generation stops at its limit only. GGUF: tokenizer.ggml.eos_token_id; else eos_token_id in "
-        "config.json, or eos_token in tokenizer_config.json.",
+        help="Generation stops at its limit only. GGUF: tokenizer.ggml.eos_token_id; else eos_token_id "
+        "in config.json, or eos_token in tokenizer_config.json.",
         find=missing_eos,
         reads_weights=False,
     ),
@@ -135,8 +135,8 @@ RULES: Final = (
         name="malformed-tokenizer",
         severity="error",
         title="A tokenizer that contradicts itself",
-        help="A field is missing, or of the wrong type, or refers to tokens that are not there. A tokenizer "
-        "of a kind that wvindex does not know is a note, not a finding.",
+        help="A field is missing, or of the wrong type, or refers to tokens that are not there. A "
+        "tokenizer of a kind that wvindex does not know is a note, not a finding.",
         find=malformed,
         reads_weights=False,
     ),
