@@ -52,7 +52,7 @@ class _Eye:
         limits = np.iinfo(kind)
         self._infinity = int(np.array(np.inf, number).view(kind))
         self._row_kinds = np.empty(n_rows, np.uint8)
-        self._row_absmax: Values = np.empty(n_rows, number)
+        self._row_absmax = np.empty(n_rows, number)
         self._column_ends = np.empty((self._n_matrices, 2, self._width), kind)
         self._column_ends[:, 0], self._column_ends[:, 1] = limits.max, limits.min
         self._squares = np.zeros(n_rows)
@@ -190,8 +190,8 @@ class _Eye:
         rows = self._row_kinds.reshape(self._n_matrices, self._height)
         columns = _kinds(self._column_ends[:, 0], self._column_ends[:, 1], self._infinity)
         dead = (rows == ZERO).all(axis=1)
-        largest: Values = self._row_absmax
-        known = np.asarray(largest[largest > 0], np.float64)
+        largest = np.asarray(self._row_absmax, np.float64)
+        known = largest[largest > 0]
         most = int(np.argmax(np.nan_to_num(largest, nan=-1.0)))
         return Look(
             tensor=self._tensor,

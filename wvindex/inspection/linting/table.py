@@ -7,10 +7,10 @@ from typing import Final
 
 from wvindex.errors import UsageError
 from wvindex.inspection.linting.rule import Rule
-from wvindex.inspection.linting.rules import copies, naming, norms, scales, shapes, values, vocabulary
+from wvindex.inspection.linting.rules import copies, lines, naming, norms, scales, shapes, values, vocabulary
 
 RULES: Final[tuple[Rule, ...]] = (
-    *values.RULES,
+    *sorted((*values.RULES, *lines.RULES), key=lambda rule: rule.id),
     *scales.RULES,
     *norms.RULES,
     *copies.RULES,
