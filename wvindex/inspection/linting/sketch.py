@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from wvindex.inspection.scan import widened
 from wvindex.query.lazy import Tensor
 
 VECTORS: Final = 4
@@ -24,8 +25,8 @@ LENGTH: Final = VECTORS * BUCKETS
 CANDIDATE: Final = 0.8
 """Cosine of sketches from which two are compared: a true 0.99 is never below, by 256 numbers."""
 
-_COMPARED_VALUES: Final = 1 << 20
-"""Values of each of two tensors that are held at once: 4 MiB."""
+_COMPARED_VALUES: Final = 1 << 19
+"""Values of each of two tensors that are held at once: 4 MiB of float64."""
 
 
 def sketch_rows(values: NDArray[Any], first_row: int) -> NDArray[np.float64]:
@@ -68,12 +69,12 @@ def candidates(sketches: NDArray[np.float32]) -> list[tuple[int, int]]:
 def cosine(ones: Sequence[Tensor], others: Sequence[Tensor]) -> float:
     """Give the cosine of two lists of tensors of the same shapes, each taken as one vector.
 
-    Products of a block are float32, their sums float64. NaN where either is zero or not finite.
+    Summed in float64. NaN where either is zero or not finite.
     """
     sums = np.zeros(3)
     for one, other in zip(ones, others, strict=True):
         for rows in _blocks(one):
-            a, b = (tensor.read(rows=rows, dtype=np.float32).reshape(-1) for tensor in (one, other))
+            a, b = (widened(tensor.read(rows=rows, dtype=np.float32)).reshape(-1) for tensor in (one, other))
             with np.errstate(all="ignore"):
                 sums += [a @ b, a @ a, b @ b]
     with np.errstate(all="ignore"):
