@@ -1,4 +1,4 @@
-"""Linking a model of many tensors to its file, beside building it, copying it, and writing such a tree barely."""
+"""Linking a model of many tensors, beside building it, copying it, and barely writing such a tree."""
 
 from __future__ import annotations
 

@@ -97,3 +97,19 @@ def test_an_error_of_the_consumer_ends_the_stream() -> None:
 
     with pytest.raises(RuntimeError, match="enough"):
         plain_tensor(np.zeros((4000, 1000), np.float32)).stream(fail)
+
+
+def test_stored_blocks_are_handed_on_before_the_values_that_they_hold() -> None:
+    raw = random_rows("Q4_K", 700, 3)
+    tensor = encoded_tensor(raw, ENCODINGS["Q4_K"])
+    known = np.zeros(100, np.bool_)
+
+    def encoded(first_row: int, blocks: NDArray[np.uint8]) -> None:
+        np.testing.assert_array_equal(blocks, raw[200 + first_row : 200 + first_row + len(blocks)])
+        known[first_row : first_row + len(blocks)] = True
+
+    def consume(first_row: int, values: NDArray[Any]) -> None:
+        assert known[first_row : first_row + len(values)].all()
+
+    tensor.stream(consume, rows=(200, 300), encoded=encoded)
+    assert known.all()

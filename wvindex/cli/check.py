@@ -116,7 +116,7 @@ def _write(path: Path, document: dict[str, Any]) -> None:
 
 
 def _print(report: Report) -> None:
-    """Print findings by rule, gravest first, and a line of totals."""
+    """Print findings by rule, gravest first, with a hint each, and a line of totals."""
     for text in _lines(report):
         emit(text)
     counts = [_counted(report.count("error"), "error"), _counted(report.count("warning"), "warning")]
@@ -138,6 +138,7 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"{rule.severity:<7}  {rule.id} {rule.name}: {rule.title}"
         for finding in group:
             yield f"  {_place(finding):<{width}}  {finding.message}"
+        yield f"  hint: {rule.hint}"
         yield ""
 
 

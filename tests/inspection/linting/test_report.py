@@ -12,6 +12,7 @@ import wvindex as wv
 from tests.support.cli import EXAMPLE
 from tests.support.planted import planted, put
 from wvindex.query.lazy import Tensor
+from wvindex.query.stream import Consumer, Encoded
 
 UP = "model.layers.1.mlp.up_proj.weight"
 NORM = "model.layers.1.input_layernorm.weight"
@@ -71,9 +72,9 @@ def test_all_rules_share_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     streamed: Counter[str] = Counter()
     stream = Tensor.stream
 
-    def counting(self: Tensor, *arguments: object) -> None:
+    def counting(self: Tensor, consume: Consumer, *, encoded: Encoded | None = None) -> None:
         streamed[self.key] += 1
-        stream(self, *arguments)  # type: ignore[arg-type]
+        stream(self, consume, encoded=encoded)
 
     monkeypatch.setattr(Tensor, "stream", counting)
     with wv.open(EXAMPLE) as db:

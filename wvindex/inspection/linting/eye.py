@@ -34,7 +34,7 @@ def look_at(tensor: Tensor) -> Look:
     """Go through a tensor once, for which `can_look` holds."""
     eye = _Eye(tensor)
     with one_thread():
-        tensor.stream(eye.values, eye.encoded if eye.looks_at_blocks else None)
+        tensor.stream(eye.values, encoded=eye.encoded if eye.looks_at_blocks else None)
     eye.scales()
     return eye.look()
 

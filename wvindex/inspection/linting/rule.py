@@ -58,3 +58,8 @@ class Rule:
     help: str
     find: Callable[[Model], Iterator[Found]]
     reads_weights: bool = True
+
+    @property
+    def hint(self) -> str:
+        """The first sentence of the help."""
+        return self.help.partition(". ")[0].removesuffix(".") + "."

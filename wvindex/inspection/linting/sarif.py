@@ -89,7 +89,9 @@ def _results(findings: Sequence[Finding], places: dict[str, int]) -> list[dict[s
 
 
 def _text(finding: Finding) -> str:
-    return f"{finding.tensor}: {finding.message}." if finding.tensor else f"{finding.message}."
+    """Give a message, in which braces and brackets are no placeholders and links (section 3.11)."""
+    text = f"{finding.tensor}: {finding.message}." if finding.tensor else f"{finding.message}."
+    return text.translate({ord("{"): "{{", ord("}"): "}}", ord("["): "\\[", ord("]"): "\\]"})
 
 
 def _location(finding: Finding) -> dict[str, Any]:
