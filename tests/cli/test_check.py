@@ -48,7 +48,7 @@ def test_text(broken: Path) -> None:
         "1 of 128 weights are zero or negative, from -0.5 to 1.391: 5\n"
         "  hint: Trained models have a few.\n"
         "\n"
-        f"1 error, 1 warning, 1 info: 30 tensors, 855.0 KiB, {len(RULES)} rules\n"
+        f"1 error, 1 warning, 1 info: 30 tensors, 853.8 KiB, {len(RULES)} rules\n"
     )
     assert result.stderr == "wvindex check --explain RULE tells what a rule is about\n"
 

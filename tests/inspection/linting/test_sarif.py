@@ -40,9 +40,7 @@ def test_results(path: Path) -> None:
     assert location["physicalLocation"] == {
         "artifactLocation": {"uri": "model.safetensors", "uriBaseId": "MODEL"}
     }
-    assert location["logicalLocations"] == [
-        {"name": EXPERT, "fullyQualifiedName": DOWN, "kind": "array"}
-    ]
+    assert location["logicalLocations"] == [{"name": EXPERT, "fullyQualifiedName": DOWN, "kind": "array"}]
     expected = {"layer": 1, "expert": 3, "row": 9, "column": 4, "value": "NaN", "count": 1}
     assert first["properties"] == expected
     assert (second["ruleId"], third["ruleId"], third["level"]) == ("WV503", "WV302", "note")
