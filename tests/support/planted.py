@@ -73,6 +73,12 @@ def edit_json(path: Path, **fields: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
+def number(finding: wv.Finding) -> float:
+    """Give a finding's value, which must be a number."""
+    assert isinstance(finding.value, int | float)
+    return float(finding.value)
+
+
 def one_finding(path: Path, rule: str, **options: Any) -> wv.Finding:
     """Give the one finding that a check has, of any severity; it must be the rule's."""
     report = wv.check(path, **options)

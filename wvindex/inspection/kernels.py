@@ -61,10 +61,22 @@ def _squares(values: Any) -> Any:
     return found
 
 
+def _products(values: Any, one: Any, two: Any, three: Any, four: Any, sums: Any) -> None:
+    first = second = third = fourth = 0.0
+    for i in range(values.size):
+        value = np.float64(values[i])
+        first += value * one[i]
+        second += value * two[i]
+        third += value * three[i]
+        fourth += value * four[i]
+    sums[0], sums[1], sums[2], sums[3] = first, second, third, fourth
+
+
 # Slices, not ranges of indices: an index that might be negative keeps a loop from being vectorized.
 sum_of: Final = numba.njit(**_options)(_sum)
 deviations: Final = numba.njit(**_options)(_deviations)
 squares: Final = numba.njit(**_options)(_squares)
+products: Final = numba.njit(**_options)(_products)
 
 
 @inline
@@ -386,6 +398,20 @@ def columns_kernel() -> Callable[..., None]:
             merge_state(states, i, part, i)
 
     return compiled(columns, "column_moments")
+
+
+@cache
+def signed_sums_kernel() -> Callable[..., None]:
+    """Make ``signed_sums(values, signs, sums)``: four products of each row, with vectors of 1 and -1.
+
+    `values` (n_rows, n_columns), `signs` (4, n_columns) float32, `sums` (n_rows, 4) float64.
+    """
+
+    def signed_sums(values: Any, signs: Any, sums: Any) -> None:
+        for row in range(values.shape[0]):
+            products(values[row], signs[0], signs[1], signs[2], signs[3], sums[row])
+
+    return compiled(signed_sums, "signed_sums")
 
 
 @cache

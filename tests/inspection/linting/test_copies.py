@@ -10,7 +10,7 @@ import pytest
 
 import wvindex as wv
 from tests.support.checkpoints import checkpoint
-from tests.support.planted import Array, Change, one_finding, planted, put
+from tests.support.planted import Array, Change, number, one_finding, patched, planted, put
 from tests.support.stores import Stores
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -30,7 +30,8 @@ def another(name: str, key: str, noise: float = 0.0) -> Change:
     def change(values: Array) -> Array:
         other = checkpoint(name).tensors[key].astype(np.float32)
         rng = np.random.default_rng(0)
-        return (other + noise * other.std() * rng.standard_normal(other.shape)).astype(values.dtype)
+        changed: Array = other + noise * other.std() * rng.standard_normal(other.shape)
+        return changed.astype(values.dtype)
 
     return change
 
@@ -79,7 +80,7 @@ def layer_copy(name: str, source: int, target: int, noise: float = 0.0) -> dict[
 def test_duplicate_layers(noise: float, tmp_path: Path) -> None:
     found = one_finding(planted(tmp_path, "qwen3", layer_copy("qwen3", 0, 2, noise)), "WV403")
     assert (found.severity, found.layer, found.indices) == ("warning", 2, (0, 2))
-    assert found.value >= 0.99
+    assert number(found) >= 0.99
 
 
 def test_layers_that_share_some_matrices_are_healthy(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_a_head_that_is_the_embedding_in_another_encoding(tmp_path: Path) -> Non
     path = planted(tmp_path, "llama", {HEAD: lambda values: rounded})
     found = one_finding(path, "WV404", rules=["WV4"])
     assert "but for its encoding" in found.message
-    assert 0.999 <= found.value < 1
+    assert 0.999 <= number(found) < 1
 
 
 def test_a_tied_model_with_another_head(tmp_path: Path) -> None:
@@ -114,12 +115,11 @@ def test_a_tied_model_with_another_head(tmp_path: Path) -> None:
 
 
 def test_copies_are_found_in_packed_stacks(stores: Stores, tmp_path: Path) -> None:
-    from tests.support.planted import patched
-
     def copy(blocks: Array) -> None:
         experts = blocks.reshape(4, -1)
         experts[2] = experts[0]
 
     source = stores.gguf("mixtral", dtype="Q8_0")
     found = one_finding(patched(source, tmp_path / "a.gguf", "blk.1.ffn_up_exps.weight", copy), "WV402")
-    assert (found.expert, found.value) == (2, pytest.approx(1))
+    assert found.expert == 2
+    assert number(found) == pytest.approx(1)

@@ -53,11 +53,11 @@ def test_mixtures_of_packed_types_are_usual(stores: Stores, tmp_path: Path) -> N
         kind, part = field.types[0], field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(field.name, field.contents(), kind, part)
     for tensor in source.tensors:
-        values, kind = tensor.data, tensor.tensor_type
+        values, stored = tensor.data, tensor.tensor_type
         if tensor.name == "blk.1.ffn_up.weight":
-            kind = gguf.GGMLQuantizationType.Q4_0
-            values = gguf.quants.quantize(gguf.quants.dequantize(tensor.data, tensor.tensor_type), kind)
-        writer.add_tensor(tensor.name, values, raw_dtype=kind)
+            stored = gguf.GGMLQuantizationType.Q4_0
+            values = gguf.quants.quantize(gguf.quants.dequantize(tensor.data, tensor.tensor_type), stored)
+        writer.add_tensor(tensor.name, values, raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

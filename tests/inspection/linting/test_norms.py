@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,8 +73,6 @@ def test_factors_for_a_context_that_is_never_reached(tmp_path: Path) -> None:
 
 
 def test_layers_and_rotary_parameters_that_do_not_belong_together(stores: Stores) -> None:
-    from dataclasses import replace
-
     with wv.open(stores.safetensors("gemma2")) as db:
         rope = dict(db.config.rope)
         wide = replace(rope.pop("full_attention"), rotary_dim=512)

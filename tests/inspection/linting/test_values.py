@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import wvindex as wv
-from tests.support.planted import Array, edit_json, one_finding, planted, put
+from tests.support.planted import Array, edit_json, number, one_finding, planted, put
 from tests.support.stores import Stores
 
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -27,7 +27,7 @@ def test_nonfinite_weights(tmp_path: Path) -> None:
     found = one_finding(planted(tmp_path, "llama", {UP: nonfinite}), "WV101")
     assert (found.severity, found.tensor, found.layer) == ("error", UP, 1)
     assert (found.row, found.column, found.expert, found.count) == (5, 7, None, 3)
-    assert np.isnan(found.value)
+    assert np.isnan(number(found))
     assert found.message == f"2 NaN and 1 infinite of {192 * 128} values"
     assert (found.file, found.source) == ("model.safetensors", UP)
 
@@ -175,7 +175,8 @@ def test_saturated_codes_with_scales_that_are_too_small(tmp_path: Path) -> None:
 
 def load_file_codes(directory: Path, key: str) -> Array:
     with wv.open(directory) as db:
-        return db[key].raw().view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+        codes: Array = db[key].raw().view(ml_dtypes.float8_e4m3fn)
+        return codes.astype(np.float32)
 
 
 def test_untrained_tokens(tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ import numpy as np
 
 import wvindex as wv
 from tests.support.checkpoints import checkpoint
-from tests.support.planted import Array, edit_json, one_finding, planted
+from tests.support.gguf_writer import write_gguf
+from tests.support.planted import Array, Change, edit_json, one_finding, planted
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
-def resized(rows: int) -> dict[str, object]:
+def resized(rows: int) -> dict[str, Change]:
     def change(values: Array) -> Array:
         return np.resize(values, (rows, values.shape[1])) + np.arange(rows)[:, None].astype(values.dtype) / 64
 
@@ -76,8 +77,6 @@ def test_no_tokenizer_is_a_note(tmp_path: Path) -> None:
 
 
 def test_gguf_vocabularies(tmp_path: Path) -> None:
-    from tests.support.gguf_writer import write_gguf
-
     (path,) = write_gguf(checkpoint("llama"), tmp_path / "a.gguf")
     field = gguf.GGUFReader(path, "r+").fields["tokenizer.ggml.eos_token_id"]
     field.parts[field.data[0]][0] = 300

@@ -9,7 +9,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from wvindex.formats.blas import one_thread
 from wvindex.formats.ggml import decode_blocks
 from wvindex.inspection import kernels
 from wvindex.inspection.linting.look import FEW, LARGEST_HALF, Lines, Look
@@ -33,8 +32,7 @@ _NAN_CODE: Final = {"F8_E4M3": 0x7F, "F8_E5M2": 0x7D}
 def look_at(tensor: Tensor) -> Look:
     """Go through a tensor once, for which `can_look` holds."""
     eye = _Eye(tensor)
-    with one_thread():
-        tensor.stream(eye.values, encoded=eye.encoded if eye.looks_at_blocks else None)
+    tensor.stream(eye.values, encoded=eye.encoded if eye.looks_at_blocks else None)
     eye.scales()
     return eye.look()
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from wvindex.inspection import kernels
 from wvindex.inspection.scan import widened
 from wvindex.query.lazy import Tensor
 
@@ -31,19 +32,19 @@ _COMPARED_VALUES: Final = 1 << 19
 
 def sketch_rows(values: NDArray[Any], first_row: int) -> NDArray[np.float64]:
     """Give what some rows of a matrix, from `first_row` on, add to its sketch; shape (LENGTH,)."""
-    with np.errstate(all="ignore"):  # what is not finite gives a sketch that is like none
-        products = values @ _signs(values.shape[1]).astype(values.dtype)  # (n_rows, VECTORS)
+    products = np.empty((len(values), VECTORS))
+    kernels.signed_sums_kernel()(values, _signs(values.shape[1]), products)
     hashes = _mixed(np.arange(first_row, first_row + len(values), dtype=np.uint64))
     signs = 1.0 - 2.0 * (hashes >> np.uint64(63)).astype(np.float64)
     found = np.zeros((BUCKETS, VECTORS))
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):  # what is not finite gives a sketch that is like none
         np.add.at(found, (hashes % np.uint64(BUCKETS)).astype(np.intp), products * signs[:, None])
     return found.reshape(-1)
 
 
 @lru_cache(maxsize=8)
 def _signs(width: int) -> NDArray[np.float32]:
-    numbers = np.arange(width * VECTORS, dtype=np.uint64).reshape(width, VECTORS)
+    numbers = np.arange(width * VECTORS, dtype=np.uint64).reshape(VECTORS, width)
     hashes = _mixed(numbers + np.uint64(1 << 40))
     return np.asarray(1.0 - 2.0 * (hashes >> np.uint64(63)), np.float32)
 
