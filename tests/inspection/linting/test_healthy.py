@@ -21,7 +21,7 @@ def test_stores_of_them(name: str, stores: Stores) -> None:
     assert wv.check(stores.build(stores.safetensors(name))).findings == ()
 
 
-@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "Q8_0", "Q4_0"])
+@pytest.mark.parametrize("dtype", ["F16", "Q8_0", "Q4_0"])
 @pytest.mark.parametrize("name", names(gguf=True))
 def test_gguf_files(name: str, dtype: str, stores: Stores) -> None:
     assert wv.check(stores.gguf(name, dtype=dtype)).findings == ()

@@ -42,7 +42,7 @@ def test_rows_columns_and_values(shape: tuple[int, ...], dtype: Any, tile: int, 
         values[-1, :, i] = data.draw(numbers)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream, "STREAM_VALUES", tile)
-        look = look_at(plain_tensor(values))
+        look = look_at(plain_tensor(values, key="mlp.experts.w"))
     wide = values.astype(np.float64)
     dead = (wide == 0).all(axis=(1, 2))
     alive = ~dead[:, None]
@@ -67,7 +67,7 @@ def test_rows_columns_and_values(shape: tuple[int, ...], dtype: Any, tile: int, 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_sums_of_squares_and_the_largest(dtype: Any) -> None:
     values = np.random.default_rng(0).standard_normal((3, 40, 50)).astype(dtype)
-    look = look_at(plain_tensor(values))
+    look = look_at(plain_tensor(values, key="mlp.experts.w"))
     wide = values.astype(np.float64)
     np.testing.assert_allclose(look.squares, (wide**2).sum(axis=(1, 2)), rtol=1e-12)
     rows = np.abs(wide).max(axis=2).reshape(-1)
@@ -78,9 +78,11 @@ def test_sums_of_squares_and_the_largest(dtype: Any) -> None:
 @pytest.mark.parametrize("tile", [50, 50 * 7, 1 << 20])
 def test_sketches_do_not_depend_on_tiles(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).standard_normal((3, 40, 50), np.float32)
-    expected = look_at(plain_tensor(values)).sketches
+    expected = look_at(plain_tensor(values, key="mlp.experts.w")).sketches
     monkeypatch.setattr(stream, "STREAM_VALUES", tile)
-    np.testing.assert_allclose(look_at(plain_tensor(values)).sketches, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        look_at(plain_tensor(values, key="mlp.experts.w")).sketches, expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_nearly_equal_matrices_are_candidates_and_others_are_not() -> None:
@@ -89,7 +91,7 @@ def test_nearly_equal_matrices_are_candidates_and_others_are_not() -> None:
     values[7] = values[3]
     noise = rng.standard_normal((60, 70))
     values[30] = values[20] + 0.14 * noise  # a cosine of 0.99
-    tensor = plain_tensor(values)
+    tensor = plain_tensor(values, key="mlp.experts.w")
     found = candidates(look_at(tensor).sketches)
     assert found == [(3, 7), (20, 30)]
     for i, j in found:

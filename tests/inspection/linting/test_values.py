@@ -190,6 +190,23 @@ def test_untrained_tokens(tmp_path: Path) -> None:
     assert wv.check(tmp_path).at_least("warning") == ()
 
 
+def test_masks_of_families_that_are_not_known_are_no_weights(tmp_path: Path) -> None:
+    mask = np.triu(np.full((1, 1, 32, 32), -np.inf, np.float32), 1)
+    lower = np.tril(np.ones((1, 1, 32, 32), np.float32))
+    path = planted(tmp_path, "llama", add={"h.0.attn.mask": mask, "h.0.attn.bias": lower})
+    edit_json(path / "config.json", model_type="mystery")
+    assert {f.rule for f in wv.check(path)} == {"WV702"}
+
+
+def test_kernels_of_convolutions_are_no_experts(tmp_path: Path) -> None:
+    key = "vision.patch_embed.weight"
+    kernels = np.random.default_rng(0).standard_normal((64, 3, 16, 16)).astype(np.float32)
+    kernels[5] = kernels[4]
+    kernels[7] = 0
+    found = one_finding(planted(tmp_path, "llama", add={key: kernels}), "WV103", ignore=["WV701"])
+    assert (found.tensor, found.expert, found.row, found.count) == (key, None, 7 * 48, 48)
+
+
 def test_a_choice_of_tensors_is_about_them_alone(tmp_path: Path) -> None:
     path = planted(tmp_path, "llama", {UP: nonfinite, DOWN: put((..., 5), 0)})
     edit_json(path / "config.json", eos_token_id=999)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from wvindex.formats.ggml import decode_blocks
 from wvindex.inspection import kernels
-from wvindex.inspection.linting.look import FEW, LARGEST_HALF, Lines, Look
+from wvindex.inspection.linting.look import FEW, LARGEST_HALF, Lines, Look, height_of
 from wvindex.inspection.linting.scale_fields import SCALE_FIELDS, ScaleField
 from wvindex.inspection.linting.sketch import LENGTH, sketch_rows
 from wvindex.inspection.linting.tally import Tallies
@@ -43,7 +43,7 @@ class _Eye:
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
         self._wide = is_wide(tensor)
-        self._height, self._width = tensor.shape[-2:]
+        self._height, self._width = height_of(tensor), tensor.shape[-1]
         n_rows = math.prod(tensor.shape[:-1])
         self._n_matrices = n_rows // self._height
         kind, number = (np.int64, np.float64) if self._wide else (np.int32, np.float32)
@@ -161,23 +161,26 @@ class _Eye:
         self._n_scales = scales.size
         odd = dict(_odd_scales(scales, ScaleField(0, "<f4")))
         odd["lost"] = self._lost_codes(scales, block)
-        per_matrix = -(-self._height // block[0])
+        height = self._tensor.spec.matrix_rows
+        per_matrix = -(-height // block[0])
         for kind, found in odd.items():
             where = np.flatnonzero(found)
             if where.size:
                 line, column = divmod(int(where[0]), scales.shape[1])
                 matrix, within = divmod(line, per_matrix)
-                position = (matrix * self._height + within * block[0], column * block[1])
+                position = (matrix * height + within * block[0], column * block[1])
                 self._tallies.add(f"scale-{kind}", where.size, position, float(scales.flat[where[0]]))
 
     def _lost_codes(self, scales: NDArray[np.float32], block: tuple[int, int]) -> NDArray[np.bool_]:
         """Tell which scales are zero over codes that are not."""
         lost = np.zeros(scales.shape, np.bool_)
-        per_matrix = -(-self._height // block[0])
+        height, outer = self._tensor.spec.matrix_rows, self._tensor.shape[:-2]
         for line in np.flatnonzero((scales == 0).any(axis=1)):
-            matrix, within = divmod(int(line), per_matrix)
-            part = self._tensor.expert(matrix) if self._tensor.ndim > 2 else self._tensor
-            raw = part.raw((within * block[0], min((within + 1) * block[0], self._height)))
+            matrix, within = divmod(int(line), -(-height // block[0]))
+            part = self._tensor
+            for index in np.unravel_index(matrix, outer) if outer else ():
+                part = part.expert(int(index))
+            raw = part.raw((within * block[0], min((within + 1) * block[0], height)))
             used = (raw & np.uint8(0x7F)).any(axis=0)  # (n_columns,)
             starts = np.arange(0, self._width, block[1])
             lost[line] = (scales[line] == 0) & np.logical_or.reduceat(used, starts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +16,8 @@ from wvindex.query.lazy import Tensor
 
 LARGEST_HALF: Final = 65504.0
 """The largest finite float16: what lies beyond was cut off there, or became infinite."""
+
+EXPERTS: Final = re.compile(r"(^|[._])(experts|exps)[._]")
 
 FEW: Final = 8
 """Indices that a finding names; the others are counted."""
@@ -80,6 +84,21 @@ class Look:
     def is_zero(self) -> bool:
         """Whether every value is zero."""
         return bool(self.dead.all())
+
+
+def is_stack(tensor: Tensor) -> bool:
+    """Whether a tensor is a stack of experts; any other one is taken as one matrix, its rows flattened."""
+    return tensor.ndim == 3 and EXPERTS.search(tensor.key) is not None
+
+
+def height_of(tensor: Tensor) -> int:
+    """Give the rows of one matrix."""
+    return tensor.shape[-2] if is_stack(tensor) else math.prod(tensor.shape[:-1])
+
+
+def is_weight(tensor: Tensor) -> bool:
+    """Whether a tensor is a weight, as far as its name tells: not a mask or a table that is computed."""
+    return tensor.spec.mapped or tensor.key.endswith("weight") or is_stack(tensor)
 
 
 def can_look(tensor: Tensor) -> bool:

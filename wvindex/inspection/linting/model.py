@@ -16,7 +16,7 @@ from wvindex.arch.config import ModelConfig
 from wvindex.arch.keys import split_layer
 from wvindex.errors import MetadataError, UnsupportedError
 from wvindex.inspection.linting.eye import look_at
-from wvindex.inspection.linting.look import Look, can_look
+from wvindex.inspection.linting.look import Look, can_look, is_weight
 from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
 from wvindex.tokenizer import Tokenizer
@@ -62,6 +62,11 @@ class Model:
                 looks[key] = look_at(tensor)
             self.advance(tensor.nbytes)
         return looks
+
+    @property
+    def weights(self) -> list[Look]:
+        """What is in those that are weights, as far as names tell."""
+        return [look for look in self.looks.values() if is_weight(look.tensor)]
 
     @cached_property
     def vectors(self) -> dict[str, NDArray[Any]]:

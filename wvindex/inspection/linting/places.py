@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypedDict
 
-from wvindex.inspection.linting.look import FEW
+from wvindex.inspection.linting.look import FEW, height_of, is_stack
 from wvindex.query.lazy import Tensor
 
 
@@ -20,10 +20,10 @@ class PlaceFields(TypedDict):
 
 def place_of(tensor: Tensor, row: int, column: int) -> PlaceFields:
     """Give the place of a value; `row` is of all dimensions but the last, flattened."""
-    matrix, within = divmod(row, tensor.shape[-2])
+    matrix, within = divmod(row, height_of(tensor))
     return {
         "tensor": tensor.key,
-        "expert": matrix if tensor.ndim > 2 else None,
+        "expert": matrix if is_stack(tensor) else None,
         "row": within,
         "column": column,
     }

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wvindex.inspection.experts import DEAD, DUPLICATE
-from wvindex.inspection.linting.look import Look
+from wvindex.inspection.linting.look import Look, is_stack
 from wvindex.inspection.linting.model import EMBEDDING, HEAD, Model
 from wvindex.inspection.linting.places import listed
 from wvindex.inspection.linting.rule import Found, Rule
@@ -22,7 +22,7 @@ SAME_HEAD: Final = 0.999
 def dead_experts(model: Model) -> Iterator[Found]:
     """Experts with (next to) no weights."""
     for key, look in model.looks.items():
-        if look.tensor.ndim < 3 or look.is_zero:
+        if not is_stack(look.tensor) or look.is_zero:
             continue
         norms = np.sqrt(look.squares)
         median = float(np.median(norms[np.isfinite(norms)])) if np.isfinite(norms).any() else 0.0
@@ -42,7 +42,7 @@ def dead_experts(model: Model) -> Iterator[Found]:
 def duplicate_experts(model: Model) -> Iterator[Found]:
     """Experts that are nearly the same as an earlier one of their stack."""
     for key, look in model.looks.items():
-        if look.tensor.ndim < 3:
+        if not is_stack(look.tensor):
             continue
         pairs = _groups(candidates(look.sketches), _between_experts(look))
         if pairs:

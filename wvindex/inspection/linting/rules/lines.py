@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from wvindex.arch.keys import split_layer
-from wvindex.inspection.linting.look import Lines, Look
+from wvindex.inspection.linting.look import Lines, Look, height_of, is_stack
 from wvindex.inspection.linting.model import EMBEDDING, HEAD, Model
 from wvindex.inspection.linting.places import listed
 from wvindex.inspection.linting.rule import Found, Rule
@@ -24,37 +24,37 @@ def _is_vocabulary(key: str) -> bool:
 
 def zero_tensors(model: Model) -> Iterator[Found]:
     """Matrices of nothing but zeros."""
-    for key, look in model.looks.items():
+    for look in model.weights:
         if look.is_zero:
             size = look.tensor.size
-            yield Found(tensor=key, message=f"all {size} values are zero", value=0.0, count=size)
+            yield Found(tensor=look.tensor.key, message=f"all {size} values are zero", value=0.0, count=size)
 
 
 def zero_rows(model: Model) -> Iterator[Found]:
     """Outputs that are always zero."""
-    for key, look in model.looks.items():
-        if not _is_vocabulary(key) and look.tensor.shape[-1] >= LEAST_LINE:
+    for look in model.weights:
+        if not _is_vocabulary(look.tensor.key) and look.tensor.shape[-1] >= LEAST_LINE:
             yield from _lines(look, look.zero_rows, "row", "zero")
 
 
 def zero_columns(model: Model) -> Iterator[Found]:
     """Inputs that nothing depends on."""
-    for look in model.looks.values():
-        if look.tensor.shape[-2] >= LEAST_LINE:
+    for look in model.weights:
+        if height_of(look.tensor) >= LEAST_LINE:
             yield from _lines(look, look.zero_columns, "column", "zero")
 
 
 def constant_rows(model: Model) -> Iterator[Found]:
     """Outputs whose weights are all one value."""
-    for key, look in model.looks.items():
-        if not _is_vocabulary(key) and look.tensor.shape[-1] >= LEAST_LINE:
+    for look in model.weights:
+        if not _is_vocabulary(look.tensor.key) and look.tensor.shape[-1] >= LEAST_LINE:
             yield from _lines(look, look.constant_rows, "row", "one value each")
 
 
 def constant_columns(model: Model) -> Iterator[Found]:
     """Inputs whose weights are all one value."""
-    for look in model.looks.values():
-        if look.tensor.shape[-2] >= LEAST_LINE:
+    for look in model.weights:
+        if height_of(look.tensor) >= LEAST_LINE:
             yield from _lines(look, look.constant_columns, "column", "one value each")
 
 
@@ -78,9 +78,9 @@ def _lines(look: Look, lines: Lines, what: str, how: str) -> Iterator[Found]:
     """Tell of rows or columns, all of a tensor in one finding."""
     if not lines.count:
         return
-    stacked = look.tensor.ndim > 2
+    stacked = is_stack(look.tensor)
     matrix, place = lines.first[0]
-    of = len(look.dead) * look.tensor.shape[-2 if what == "row" else -1]
+    of = len(look.dead) * (height_of(look.tensor) if what == "row" else look.tensor.shape[-1])
     places = [place for _, place in lines.first]
     names = [f"{place} of expert {matrix}" for matrix, place in lines.first] if stacked else places
     plural = "" if lines.count == 1 else "s"

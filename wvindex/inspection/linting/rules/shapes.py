@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
-from wvindex.arch.config import ModelConfig
+from wvindex.arch.keys import layer_key, split_layer
 from wvindex.inspection.linting.model import EMBEDDING, HEAD, Model
 from wvindex.inspection.linting.places import listed
 from wvindex.inspection.linting.rule import Found, Rule
 from wvindex.query.lazy import Tensor
 
-_NORMS: Final = ("input_layernorm.weight", "post_attention_layernorm.weight")
-_DENSE: Final = tuple(f"self_attn.{name}_proj.weight" for name in "qkvo")
-_MLP: Final = tuple(f"mlp.{name}_proj.weight" for name in ("gate", "up", "down"))
-_EXPERTS: Final = ("mlp.gate.weight", *(f"mlp.experts.{name}_proj.weight" for name in ("gate", "up", "down")))
-_SHARED: Final = tuple(f"mlp.shared_experts.{name}_proj.weight" for name in ("gate", "up", "down"))
+_SIBLINGS: Final = (
+    tuple(f"self_attn.{name}_proj.weight" for name in "kqvo"),
+    *(
+        tuple(f"{part}.{name}_proj.weight" for name in ("gate", "up", "down"))
+        for part in ("mlp", "mlp.experts", "mlp.shared_experts")
+    ),
+    ("mlp.experts.gate_proj.weight", "mlp.gate.weight"),
+    ("self_attn.q_a_proj.weight", "self_attn.q_a_layernorm.weight", "self_attn.q_b_proj.weight"),
+    ("self_attn.kv_a_proj_with_mqa.weight", "self_attn.kv_a_layernorm.weight"),
+    ("self_attn.k_b_proj.weight", "self_attn.v_b_proj.weight"),
+)
+"""Roles that stand together: a layer that has the first has the others; of a layer's MLPs, that has any."""
 
 Shape = tuple[int | None, ...]
 
@@ -57,11 +64,13 @@ def missing_tensors(model: Model) -> Iterator[Found]:
     """Tensors without which a layer, or the model, does not work."""
     if model.config.family is None:
         return
-    uniform = _uniform_roles(model)
+    usual = _usual_roles(model)
     for number, there in model.layers.items():
-        missing = [role for role in (*_required(model.config, there), *uniform) if role not in there]
-        missing = list(dict.fromkeys(missing))
-        if missing and not any(tensor.mtp for tensor in there.values()):
+        if _is_extra(there):
+            continue
+        wanted = [*_siblings(there), *usual[_is_routed(there)]]
+        missing = [role for role in dict.fromkeys(wanted) if layer_key(number, role) not in model.db]
+        if missing:
             yield Found(
                 layer=number,
                 message=f"layer {number} lacks {listed(missing, len(missing))}",
@@ -74,38 +83,30 @@ def missing_tensors(model: Model) -> Iterator[Found]:
             yield Found(message=f"{key} is missing", value=key)
 
 
-def _required(config: ModelConfig, there: dict[str, Tensor]) -> Iterator[str]:
-    yield from _NORMS
-    if config.attention_form == "factored" and config.mla is not None:
-        yield from ("self_attn.kv_a_proj_with_mqa.weight", "self_attn.kv_a_layernorm.weight", _DENSE[3])
-        yield from (
-            ("self_attn.q_proj.weight",)
-            if config.mla.q_lora_rank is None
-            else (*(f"self_attn.q_{part}.weight" for part in ("a_proj", "a_layernorm", "b_proj")),)
-        )
-        if "self_attn.k_b_proj.weight" in there or "self_attn.v_b_proj.weight" in there:
-            yield from ("self_attn.k_b_proj.weight", "self_attn.v_b_proj.weight")
-        else:
-            yield "self_attn.kv_b_proj.weight"
-    else:
-        yield from _DENSE
-    is_routed = config.moe is not None and not any(role in there for role in _MLP)
-    if is_routed and config.moe is not None:
-        yield from _EXPERTS
-        yield from _SHARED if config.moe.n_shared_experts else ()
-    else:
-        yield from _MLP
+def _siblings(there: Mapping[str, Tensor]) -> Iterator[str]:
+    for group in _SIBLINGS:
+        named = group if group[0].startswith("mlp.") else group[:1]
+        if any(role in there for role in named):
+            yield from group
 
 
-def _uniform_roles(model: Model) -> list[str]:
-    """Give norms and biases of attention that more than half of the layers have."""
-    main = [there for there in model.layers.values() if not any(t.mtp for t in there.values())]
-    counts = Counter(role for there in main for role in there)
-    return [
-        role
-        for role, count in counts.items()
-        if 2 * count > len(main) and (role.endswith("norm.weight") or role.startswith("self_attn."))
-    ]
+def _usual_roles(model: Model) -> dict[bool, list[str]]:
+    """Give the roles that more than half of the layers have, of those with experts and of the others."""
+    usual = {}
+    for routed in (False, True):
+        layers = [t for t in model.layers.values() if not _is_extra(t) and _is_routed(t) == routed]
+        counts = Counter(role for there in layers for role, tensor in there.items() if tensor.spec.mapped)
+        usual[routed] = [role for role, count in counts.items() if 2 * count > len(layers)]
+    return usual
+
+
+def _is_extra(there: Mapping[str, Tensor]) -> bool:
+    """Whether a layer takes no part in the forward pass."""
+    return any(tensor.mtp for tensor in there.values())
+
+
+def _is_routed(there: Mapping[str, Tensor]) -> bool:
+    return any(role.startswith("mlp.experts.") for role in there)
 
 
 def shape_mismatch(model: Model) -> Iterator[Found]:
@@ -113,39 +114,61 @@ def shape_mismatch(model: Model) -> Iterator[Found]:
     if model.config.family is None:
         return
     for key, tensor in model.tensors.items():
-        expected = _expected(key, model)
-        if expected is None or not tensor.spec.mapped:
-            continue
-        if len(expected) != tensor.ndim or any(
-            n not in (None, m) for n, m in zip(expected, tensor.shape, strict=True)
-        ):
-            shown = "x".join("any" if n is None else str(n) for n in expected)
-            found = "x".join(map(str, tensor.shape)) or "scalar"
+        expected = _expected(key, model) if tensor.spec.mapped else ()
+        if expected and not any(_fits(tensor.shape, shape) for shape in expected):
+            shown = " or ".join(dict.fromkeys(map(_shape_text, expected)))
+            found = _shape_text(tensor.shape)
             yield Found(tensor=key, message=f"the shape is {found}, expected {shown}", value=found)
 
 
-def _expected(key: str, model: Model) -> Shape | None:
-    """Give the shape of a tensor as far as something else tells it; None where nothing does."""
-    config = model.config
-    role = key.split(".", 3)[-1] if key.startswith("model.layers.") else key
+def _fits(shape: Shape, expected: Shape) -> bool:
+    return len(shape) == len(expected) and all(n in (None, m) for n, m in zip(expected, shape, strict=True))
+
+
+def _shape_text(shape: Shape) -> str:
+    return "x".join("any" if n is None else str(n) for n in shape) or "scalar"
+
+
+def _expected(key: str, model: Model) -> tuple[Shape, ...]:
+    """Give the shapes that a tensor may have, as far as something else tells; none where nothing does."""
+    config, role = model.config, split_layer(key)[1]
     if role.endswith(".bias"):
-        weight = model.db.get(f"{key.removesuffix('.bias')}.weight")
-        return None if weight is None or weight.ndim < 2 else weight.shape[:-1]
-    experts = config.moe.n_routed_experts if config.moe else None
-    rank = config.mla
+        return _bias_shapes(model.db.get(f"{key.removesuffix('.bias')}.weight"))
+    if role == "mlp.gate.e_score_correction_bias":
+        return _bias_shapes(model.db.get(key.replace("e_score_correction_bias", "weight")))
+    if role in {"self_attn.q_norm.weight", "self_attn.k_norm.weight"} and config.head_dim:
+        counts = (1, config.num_attention_heads, config.num_key_value_heads)  # of a head, or of all
+        return tuple((count * config.head_dim,) for count in counts if count)
+    latent = config.mla
     shapes: dict[str, Shape] = {
         "model.norm.weight": (config.hidden_size,),
-        "self_attn.q_norm.weight": (config.head_dim,),
-        "self_attn.k_norm.weight": (config.head_dim,),
-        "mlp.gate.weight": (experts, config.hidden_size),
-        "mlp.gate.e_score_correction_bias": (experts,),
-        "self_attn.q_a_layernorm.weight": (rank.q_lora_rank if rank else None,),
-        "self_attn.kv_a_layernorm.weight": (rank.kv_lora_rank if rank else None,),
+        "mlp.gate.weight": (None, config.hidden_size),
+        "self_attn.q_a_layernorm.weight": (latent.q_lora_rank if latent else None,),
+        "self_attn.kv_a_layernorm.weight": (latent.kv_lora_rank if latent else None,),
         HEAD: (len(model.db[EMBEDDING]) if EMBEDDING in model.db else None, config.hidden_size),
-        **dict.fromkeys(_SHARED[:2], (None, config.hidden_size)),
-        _SHARED[2]: (config.hidden_size, None),
+        "mlp.shared_experts.gate_proj.weight": (None, config.hidden_size),
+        "mlp.shared_experts.up_proj.weight": (None, config.hidden_size),
+        "mlp.shared_experts.down_proj.weight": (config.hidden_size, None),
     }
-    return shapes.get(role)
+    return (shapes[role],) if role in shapes else ()
+
+
+def _bias_shapes(weight: Tensor | None) -> tuple[Shape, ...]:
+    return (weight.shape[:-1],) if weight is not None and weight.ndim > 1 else ()
+
+
+def small_routers(model: Model) -> Iterator[Found]:
+    """Routers with fewer rows than there are experts. More may be there: some models route to nothing."""
+    for key, tensor in model.tensors.items():
+        number, role = split_layer(key)
+        stack = model.layers[number].get("mlp.experts.gate_proj.weight") if number is not None else None
+        if role == "mlp.gate.weight" and stack is not None and tensor.ndim == 2 and stack.ndim == 3:
+            if len(tensor) < len(stack):
+                yield Found(
+                    tensor=key,
+                    message=f"{len(tensor)} rows for {len(stack)} experts",
+                    value=len(tensor),
+                )
 
 
 def lone_biases(model: Model) -> Iterator[Found]:
@@ -204,6 +227,15 @@ RULES: Final = (
         title="A bias without a weight",
         help="Nothing applies it. Its weight was renamed, replaced or left out.",
         find=lone_biases,
+        reads_weights=False,
+    ),
+    Rule(
+        id="WV606",
+        name="small-router",
+        severity="error",
+        title="A router with fewer rows than there are experts",
+        help="The experts beyond are never chosen. Experts were added, or the router is another model's.",
+        find=small_routers,
         reads_weights=False,
     ),
 )

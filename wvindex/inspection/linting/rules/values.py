@@ -6,12 +6,16 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
+import numpy as np
+
 from wvindex.arch.keys import split_layer
-from wvindex.inspection.linting.look import LARGEST_HALF, can_look
+from wvindex.inspection.linting.look import LARGEST_HALF, can_look, is_weight
 from wvindex.inspection.linting.model import Model
 from wvindex.inspection.linting.places import listed, place_of
 from wvindex.inspection.linting.rule import Found, Rule
 from wvindex.inspection.linting.rules.lines import LEAST_LINE
+from wvindex.inspection.linting.tally import Tally
+from wvindex.inspection.scan import widened
 
 EXTREME: Final = 100.0
 """Times the median row's largest magnitude. The largest weights of trained models are at some 30."""
@@ -29,7 +33,9 @@ def nonfinite_weights(model: Model) -> Iterator[Found]:
             continue
         nan, inf = look.tallies["nan"], look.tallies["inf"]
         if look.tallies["scale-nonfinite"]:
-            nan, inf = look.tallies["code-nan"], type(inf)()
+            nan, inf = look.tallies["code-nan"], Tally()
+        if not is_weight(look.tensor):
+            inf = Tally()  # a mask has them
         if nan or inf:
             first = min((nan, inf), key=lambda tally: tally.first)
             yield Found(
@@ -74,27 +80,19 @@ def _nonfinite_vectors(model: Model, *, routers: bool) -> Iterator[Found]:
 
 def extreme_weights(model: Model) -> Iterator[Found]:
     """Weights that are out of all proportion to the others of their matrix."""
-    for look in model.looks.values():
+    for look in model.weights:
+        tensor = look.tensor
         ratio = look.absmax / look.row_absmax if look.row_absmax > 0 else 0.0
-        if ratio < EXTREME or look.tensor.size // look.tensor.shape[-1] < LEAST_LINE:
+        if ratio < EXTREME or math.prod(tensor.shape[:-1]) < LEAST_LINE:
             continue
-        row = (
-            look.tensor.expert(look.absmax_row // look.tensor.shape[-2])
-            if look.tensor.ndim > 2
-            else look.tensor
-        )
-        values = abs(row.read(rows=_one(look.absmax_row % look.tensor.shape[-2]), dtype="float32"))
-        column = int(values.reshape(-1).argmax())
+        row = np.unravel_index(look.absmax_row, tensor.shape[:-1])
+        column = int(np.argmax(np.nan_to_num(np.abs(widened(tensor[tuple(map(int, row))])))))
         yield Found(
-            **place_of(look.tensor, look.absmax_row, column),
+            **place_of(tensor, look.absmax_row, column),
             message=f"magnitude {look.absmax:.4g}, {ratio:.4g} times the median row's largest",
             value=look.absmax,
             count=1,
         )
-
-
-def _one(row: int) -> tuple[int, int]:
-    return row, row + 1
 
 
 def saturated_half(model: Model) -> Iterator[Found]:
