@@ -91,13 +91,18 @@ def _siblings(there: Mapping[str, Tensor]) -> Iterator[str]:
 
 
 def _usual_roles(model: Model) -> dict[bool, list[str]]:
-    """Give the roles that more than half of the layers have, of those with experts and of the others."""
+    """Give norms and roles of attention that more than half of the layers have, with and without experts."""
     usual = {}
     for routed in (False, True):
         layers = [t for t in model.layers.values() if not _is_extra(t) and _is_routed(t) == routed]
-        counts = Counter(role for there in layers for role, tensor in there.items() if tensor.spec.mapped)
+        counts = Counter(role for there in layers for role in there if _is_everywhere(role))
         usual[routed] = [role for role, count in counts.items() if 2 * count > len(layers)]
     return usual
+
+
+def _is_everywhere(role: str) -> bool:
+    """Whether a role is a norm, or a part of attention itself: not of an indexer that layers may share."""
+    return role.count(".") <= 2 and (role.endswith("norm.weight") or role.startswith("self_attn."))
 
 
 def _is_extra(there: Mapping[str, Tensor]) -> bool:
@@ -162,20 +167,21 @@ def small_routers(model: Model) -> Iterator[Found]:
     for key, tensor in model.tensors.items():
         number, role = split_layer(key)
         stack = model.layers[number].get("mlp.experts.gate_proj.weight") if number is not None else None
-        if role == "mlp.gate.weight" and stack is not None and tensor.ndim == 2 and stack.ndim == 3:
-            if len(tensor) < len(stack):
-                yield Found(
-                    tensor=key,
-                    message=f"{len(tensor)} rows for {len(stack)} experts",
-                    value=len(tensor),
-                )
+        if role != "mlp.gate.weight" or stack is None or min(tensor.ndim, stack.ndim - 1) < 2:
+            continue
+        if len(tensor) < len(stack):
+            message = f"{len(tensor)} rows for {len(stack)} experts"
+            yield Found(tensor=key, message=message, value=len(tensor))
 
 
 def lone_biases(model: Model) -> Iterator[Found]:
     """Biases of weights that are not there."""
-    for key in model.tensors:
-        if key.endswith(".bias") and f"{key.removesuffix('.bias')}.weight" not in model.db:
-            yield Found(tensor=key, message=f"there is no {key.removesuffix('.bias')}.weight")
+    if model.config.family is None:
+        return
+    for key, tensor in model.tensors.items():
+        weight = f"{key.removesuffix('.bias')}.weight"
+        if key.endswith(".bias") and tensor.ndim == 1 and weight not in model.db:
+            yield Found(tensor=key, message=f"there is no {weight}")
 
 
 RULES: Final = (
