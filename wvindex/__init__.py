@@ -11,8 +11,11 @@ from wvindex.errors import WvindexError
 if TYPE_CHECKING:
     from wvindex.building import Progress, build, plan
     from wvindex.inspection.api import stats
+    from wvindex.inspection.layer_page import LayerPage
     from wvindex.inspection.linting.api import check
     from wvindex.inspection.linting.findings import Finding, Report
+    from wvindex.inspection.model_page import ModelPage
+    from wvindex.inspection.pages import inspect
     from wvindex.inspection.table import Table
     from wvindex.opening import open
     from wvindex.query.database import Store
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Finding",
+    "LayerPage",
+    "ModelPage",
     "Plan",
     "Progress",
     "Report",
@@ -34,6 +39,7 @@ __all__ = [
     "build",
     "check",
     "errors",
+    "inspect",
     "open",
     "plan",
     "stats",
@@ -42,6 +48,8 @@ __all__ = [
 
 _HOMES = {
     "Finding": "wvindex.inspection.linting.findings",
+    "LayerPage": "wvindex.inspection.layer_page",
+    "ModelPage": "wvindex.inspection.model_page",
     "Plan": "wvindex.transform.plan",
     "Progress": "wvindex.building",
     "Report": "wvindex.inspection.linting.findings",
@@ -52,6 +60,7 @@ _HOMES = {
     "build": "wvindex.building",
     "check": "wvindex.inspection.linting.api",
     "errors": "wvindex",
+    "inspect": "wvindex.inspection.pages",
     "open": "wvindex.opening",
     "plan": "wvindex.building",
     "stats": "wvindex.inspection.api",
