@@ -82,9 +82,9 @@ def command(
     as_csv: bool,
     sarif: str | None,
 ) -> None:
-    """Look for anomalies in the weights, scales, configuration and tokenizer of PATH.
+    """Look for anomalies in PATH.
 
-    PATH is a store, or a bare GGUF or safetensors checkpoint; SELECTOR a glob for keys. Exits with 1 if there
+    In its weights, its scales, its configuration and its tokenizer. PATH is a store, or a bare GGUF or safetensors checkpoint; SELECTOR a glob for keys. Exits with 1 if there
     are findings as grave as --severity.
     """
     import wvindex as wv

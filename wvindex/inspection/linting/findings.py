@@ -15,24 +15,6 @@ SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "info")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where something is, as far as it has a place.
-
-    Attributes
-    ----------
-    tensor : str or None
-        Standard key; None for what is the whole model's.
-    expert, row, column : int or None
-        The first one, where there are several. Rows are an expert's own in a stack.
-    """
-
-    tensor: str | None = None
-    expert: int | None = None
-    row: int | None = None
-    column: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Finding:
     """One anomaly: all of its kind in one tensor.
 

@@ -10,7 +10,7 @@ from wvindex.query.lazy import Tensor
 
 
 class PlaceFields(TypedDict):
-    """Fields of a `Place`."""
+    """Where a value is, as fields of what a rule finds."""
 
     tensor: str
     expert: int | None

@@ -5,25 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from wvindex.inspection.linting.findings import Place, Severity
+from wvindex.inspection.linting.findings import Severity
 from wvindex.inspection.linting.model import Model
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found(Place):
+class Found:
     """What a rule's function gives: a finding without the rule's own fields.
 
     Attributes
     ----------
     message : str
+    tensor : str or None
+        Standard key; None for what is the whole model's.
+    expert, row, column : int or None
+        The first one, where there are several. Rows are an expert's own in a stack.
     value : float, int, str or None
+        What stands there.
     count : int or None
+        How many there are.
     indices : tuple of int
+        The first few of them.
     layer : int or None
         Where it is not the tensor's.
     """
 
     message: str
+    tensor: str | None = None
+    expert: int | None = None
+    row: int | None = None
+    column: int | None = None
     value: float | int | str | None = None
     count: int | None = None
     indices: tuple[int, ...] = ()
