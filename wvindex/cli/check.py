@@ -85,7 +85,8 @@ def command(
     """Look for anomalies in PATH.
 
     In its weights, its scales, its configuration and its tokenizer. PATH is a store, or a bare GGUF or
-    safetensors checkpoint; SELECTOR a glob for keys. Exits with 1 if there are findings as grave as --severity.
+    safetensors checkpoint; SELECTOR a glob for keys. Exits with 1 if there are findings as grave as
+    --severity.
     """
     import wvindex as wv
 
