@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from wvindex.inspection.api import stats
     from wvindex.inspection.differences import Diff, diff
     from wvindex.inspection.layer_page import LayerPage
+    from wvindex.inspection.linting.api import check
+    from wvindex.inspection.linting.findings import Finding, Report
     from wvindex.inspection.model_page import ModelPage
     from wvindex.inspection.pages import inspect
     from wvindex.inspection.table import Table
@@ -24,10 +26,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Diff",
+    "Finding",
     "LayerPage",
     "ModelPage",
     "Plan",
     "Progress",
+    "Report",
     "Store",
     "Table",
     "Tensor",
@@ -35,6 +39,7 @@ __all__ = [
     "WvindexError",
     "__version__",
     "build",
+    "check",
     "diff",
     "errors",
     "inspect",
@@ -46,15 +51,18 @@ __all__ = [
 
 _HOMES = {
     "Diff": "wvindex.inspection.differences",
+    "Finding": "wvindex.inspection.linting.findings",
     "LayerPage": "wvindex.inspection.layer_page",
     "ModelPage": "wvindex.inspection.model_page",
     "Plan": "wvindex.transform.plan",
     "Progress": "wvindex.building",
+    "Report": "wvindex.inspection.linting.findings",
     "Store": "wvindex.query.database",
     "Table": "wvindex.inspection.table",
     "Tensor": "wvindex.query.lazy",
     "Verification": "wvindex.verifying",
     "build": "wvindex.building",
+    "check": "wvindex.inspection.linting.api",
     "diff": "wvindex.inspection.differences",
     "errors": "wvindex",
     "inspect": "wvindex.inspection.pages",

@@ -22,6 +22,7 @@ COMMANDS: Final = (
     "stats",
     "inspect",
     "diff",
+    "check",
     "neighbors",
     "tokens",
     "describe",
