@@ -11,6 +11,7 @@ from wvindex.errors import WvindexError
 if TYPE_CHECKING:
     from wvindex.building import Progress, build, plan
     from wvindex.inspection.api import stats
+    from wvindex.inspection.report.api import report
     from wvindex.inspection.table import Table
     from wvindex.opening import open
     from wvindex.query.database import Store
@@ -31,6 +32,7 @@ __all__ = [
     "errors",
     "open",
     "plan",
+    "report",
     "stats",
     "verify",
 ]
@@ -46,6 +48,7 @@ _HOMES = {
     "errors": "wvindex",
     "open": "wvindex.opening",
     "plan": "wvindex.building",
+    "report": "wvindex.inspection.report.api",
     "stats": "wvindex.inspection.api",
     "verify": "wvindex.verifying",
 }
