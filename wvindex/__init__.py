@@ -11,6 +11,7 @@ from wvindex.errors import WvindexError
 if TYPE_CHECKING:
     from wvindex.building import Progress, build, plan
     from wvindex.inspection.api import stats
+    from wvindex.inspection.differences import Diff, diff
     from wvindex.inspection.report.api import report
     from wvindex.inspection.table import Table
     from wvindex.opening import open
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from wvindex.verifying import Verification, verify
 
 __all__ = [
+    "Diff",
     "Plan",
     "Progress",
     "Store",
@@ -29,6 +31,7 @@ __all__ = [
     "WvindexError",
     "__version__",
     "build",
+    "diff",
     "errors",
     "open",
     "plan",
@@ -38,6 +41,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Diff": "wvindex.inspection.differences",
     "Plan": "wvindex.transform.plan",
     "Progress": "wvindex.building",
     "Store": "wvindex.query.database",
@@ -45,6 +49,7 @@ _HOMES = {
     "Tensor": "wvindex.query.lazy",
     "Verification": "wvindex.verifying",
     "build": "wvindex.building",
+    "diff": "wvindex.inspection.differences",
     "errors": "wvindex",
     "open": "wvindex.opening",
     "plan": "wvindex.building",

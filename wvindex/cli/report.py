@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from wvindex.cli.options import PATH
-from wvindex.cli.output import emit
+from wvindex.cli.options import PATH, json_option
+from wvindex.cli.output import emit, emit_json
 from wvindex.cli.progress import scan_progress
 
 if TYPE_CHECKING:
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that stands there.")
 @click.option("--no-keep", is_flag=True, help="Compute all of it, and leave the store's stats/ alone.")
-def command(path: str, out: str | None, spectrum: str | None, overwrite: bool, no_keep: bool) -> None:
-    """Write a page about PATH: one HTML file that a browser opens offline.
+@json_option
+def command(
+    path: str, out: str | None, spectrum: str | None, overwrite: bool, no_keep: bool, as_json: bool
+) -> None:
+    """Write a report of PATH as one HTML file.
 
     A map of any statistic by layer and role, every tensor's histogram, outlier channels, heads and experts,
     and a table that can be searched. PATH is a store, or a bare GGUF or safetensors checkpoint.
@@ -41,4 +44,7 @@ def command(path: str, out: str | None, spectrum: str | None, overwrite: bool, n
             overwrite=overwrite,
             progress=progress,
         )
-    emit(str(written))
+    if as_json:
+        emit_json({"path": str(written), "bytes": written.stat().st_size})
+    else:
+        emit(str(written))

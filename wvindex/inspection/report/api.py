@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from wvindex.inspection.api import GROUPINGS, By, Progress, stats
+from wvindex.inspection.differences import Diff
 from wvindex.inspection.kept import Kept, digest_of
+from wvindex.inspection.report.comparison import comparison_document
 from wvindex.inspection.report.distributions import DISTRIBUTION, distribution_row
 from wvindex.inspection.report.model import Findings, model_document, title_of
 from wvindex.inspection.report.page import SUFFIX, require_output, write_page
@@ -21,7 +23,7 @@ from wvindex.query.lazy import Tensor
 
 
 def report(
-    source: Store | str | os.PathLike[str],
+    source: Store | Diff | str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
     *,
     spectrum: Kind | None = None,
@@ -30,14 +32,15 @@ def report(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Write one HTML file with the statistics of every tensor, head and expert, to be opened offline.
+    """Write one HTML file, to be opened offline: of a model's statistics, or of how two models differ.
 
     Parameters
     ----------
-    source : Store, path or URL
-        A store, or a bare GGUF or safetensors checkpoint.
+    source : Store, Diff, path or URL
+        A store, or a bare GGUF or safetensors checkpoint; or what `wvindex.diff` found, to which `overwrite`
+        alone applies.
     out : path, optional
-        Ends in ``.html``; by default the source's name with it, in the working directory.
+        Ends in ``.html``; by default the source's name with it, in the working directory, or ``diff.html``.
     spectrum : {"top", "full"}, optional
         Also singular values, as in `wvindex.stats`.
     top : int
@@ -65,6 +68,9 @@ def report(
     UndecodableType
         If nobody decodes the encoding of a tensor.
     """
+    if isinstance(source, Diff):
+        path = require_output(out if out is not None else "diff.html", overwrite=overwrite)
+        return write_page(comparison_document(source), path, overwrite=overwrite)
     opened = nullcontext(source) if isinstance(source, Store) else open_any(source)
     with opened as db:
         path = require_output(out if out is not None else _default(db), overwrite=overwrite)

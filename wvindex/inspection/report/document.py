@@ -177,12 +177,12 @@ class Document:
     columns : tuple of str
         The statistics that the table of all tensors has.
     entries : tuple of Entry
-        In the order of the model.
+        In the order of the table, until that is sorted.
     listings : tuple of Listing
         Below the table.
     notes : tuple of str
-    sort : str or None
-        The statistic by which the table of tensors falls at first; the model's order by default.
+    order : str
+        What order the entries are in.
     generator : str
         What wrote it.
     """
@@ -196,7 +196,7 @@ class Document:
     entries: tuple[Entry, ...]
     listings: tuple[Listing, ...] = ()
     notes: tuple[str, ...] = ()
-    sort: str | None = None
+    order: str = "In the model's order"
     generator: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -217,7 +217,7 @@ class Document:
             "statistics": [vars(one) for one in self.statistics],
             "first": self.first,
             "columns": list(self.columns),
-            "sort": self.sort,
+            "order": self.order,
             "layers": layers,
             "roles": roles,
             "keys": [entry.key for entry in self.entries],

@@ -4,7 +4,7 @@ const LINES = 400; // rows that are drawn at once; a button draws the rest
 
 function makeTable(section, model, open) {
   const order = model.keys.map((_, i) => i);
-  const state = { by: model.sort, falls: true, words: [], all: false, extra: null };
+  const state = { by: null, falls: true, words: [], all: false, extra: null };
   const haystacks = order.map((i) =>
     [model.keys[i], ...model.aliases[i], ...model.statistics.filter((one) => one.format === "text").map((one) => model.text(one.name, i))].join(" ").toLowerCase());
   const search = element("input", { type: "search", id: "search", placeholder: "q_proj, Q4_K, layers.12 …", autocomplete: "off", spellcheck: "false" });
@@ -19,7 +19,7 @@ function makeTable(section, model, open) {
   }
 
   function sorted(found) {
-    if (state.by === null) return state.falls ? found : [...found].reverse();
+    if (state.by === null) return found;
     const values = model.values[state.by];
     const sign = state.falls ? -1 : 1;
     if (model.statistic(state.by).format === "text") {
@@ -40,8 +40,8 @@ function makeTable(section, model, open) {
   }
 
   function heading(name, label, about, isText) {
-    const isSorted = state.by === name;
-    const falls = name === null ? !state.falls : state.falls;
+    const isSorted = name !== null && state.by === name;
+    const falls = state.falls;
     return element("th", { scope: "col", class: isText ? "text" : "", "aria-sort": isSorted ? (falls ? "descending" : "ascending") : "none" },
       element("button", { type: "button", "data-name": String(name), title: about, onclick: () => sortBy(name) }, label, element("span", { class: "arrow", "aria-hidden": "true" }, isSorted ? (falls ? "↓" : "↑") : "")));
   }
@@ -50,7 +50,7 @@ function makeTable(section, model, open) {
     const shownColumns = columns();
     const found = sorted(order.filter((i) => state.words.every((word) => haystacks[i].includes(word))));
     const drawn = state.all ? found : found.slice(0, LINES);
-    head.replaceChildren(heading(null, "Tensor", "In the model's order", true), ...shownColumns.map((one) => heading(one.name, one.label, one.about, one.format === "text")));
+    head.replaceChildren(heading(null, "Tensor", model.order, true), ...shownColumns.map((one) => heading(one.name, one.label, one.about, one.format === "text")));
     body.replaceChildren(...drawn.map((i) =>
       element("tr", { "data-index": i },
         element("th", { scope: "row", class: "text" }, element("a", { href: addressOf(model.keys[i]) }, model.keys[i])),
