@@ -264,20 +264,17 @@ def _json(value: Any) -> Any:
 def _places(entries: Sequence[Entry]) -> tuple[list[str], list[str], list[list[Any]]]:
     """Give the layers as text, the roles in them, and for each entry the index of its layer, and its role.
 
-    The index is -1 outside layers. The role is without ``.weight``, unless another tensor of the layer has
-    that one already. Roles come in the order in which values flow through a layer, others after them.
+    The index is -1 outside layers. The role is without ``.weight``, unless that is another
+    tensor's of the layer. Roles come in the order in which values flow through a layer, others after them.
     """
     split = [split_layer(entry.key) for entry in entries]
     numbers = sorted({layer for layer, _ in split if layer is not None})
     index = {layer: i for i, layer in enumerate(numbers)}
-    taken: set[tuple[int, str]] = set()
+    taken = set(split)
     places: list[list[Any]] = []
     for layer, rest in split:
-        column = -1 if layer is None else index[layer]
         role = rest.removesuffix(".weight")
-        role = rest if (column, role) in taken else role
-        taken.add((column, role))
-        places.append([column, role])
+        places.append([-1 if layer is None else index[layer], rest if (layer, role) in taken else role])
     roles = dict.fromkeys(role for column, role in places if column >= 0)
     return [str(number) for number in numbers], sorted(roles, key=_flow), places
 

@@ -77,7 +77,7 @@ def write_page(document: Document, out: str | os.PathLike[str], *, overwrite: bo
     UsageError, StoreError, TargetExists
         As `require_output` does, and where the system refuses.
     """
-    data = page_html(document).encode()
+    data = page_html(document).encode(errors="replace")  # of file names that are no Unicode
     path = require_output(out, overwrite=overwrite)
     publish_file(path, [data])
     return path

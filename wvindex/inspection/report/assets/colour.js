@@ -25,7 +25,8 @@ function oklab([lightness, chroma, hue]) {
   return [lightness, chroma * Math.cos(angle), chroma * Math.sin(angle)];
 }
 
-function css([lightness, a, b]) {
+// A colour of OKLab, and the ink that is read best on it (WCAG 2: black and white contrast alike at 0.179).
+function mixed([lightness, a, b]) {
   const l = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3;
   const m = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3;
   const s = (lightness - 0.0894841775 * a - 1.291485548 * b) ** 3;
@@ -34,11 +35,10 @@ function css([lightness, a, b]) {
     -1.2684380046 * l + 2.6097574011 * m - 0.3413193965 * s,
     -0.0041960863 * l - 0.7034186147 * m + 1.707614701 * s,
   ];
-  const channels = linear.map((value) => {
-    const one = Math.min(Math.max(value, 0), 1);
-    return Math.round(255 * (one <= 0.0031308 ? 12.92 * one : 1.055 * one ** (1 / 2.4) - 0.055));
-  });
-  return `rgb(${channels.join(" ")})`;
+  const shown = linear.map((value) => Math.min(Math.max(value, 0), 1));
+  const channels = shown.map((one) => Math.round(255 * (one <= 0.0031308 ? 12.92 * one : 1.055 * one ** (1 / 2.4) - 0.055)));
+  const luminance = 0.2126 * shown[0] + 0.7152 * shown[1] + 0.0722 * shown[2];
+  return { fill: `rgb(${channels.join(" ")})`, ink: luminance > 0.179 ? "#000" : "#fff" };
 }
 
 // A ramp's colours, as many as STEPS, each with the ink that is read on it.
@@ -49,8 +49,7 @@ function ramp(name) {
     const colours = Array.from({ length: STEPS }, (_, i) => {
       const at = (i / (STEPS - 1)) * (stops.length - 1);
       const first = Math.min(Math.floor(at), stops.length - 2);
-      const mix = stops[first].map((value, axis) => value + (at - first) * (stops[first + 1][axis] - value));
-      return { fill: css(mix), ink: mix[0] > 0.62 ? "#14161a" : "#f7f7f5" };
+      return mixed(stops[first].map((value, axis) => value + (at - first) * (stops[first + 1][axis] - value)));
     });
     tables.set(known, colours);
   }

@@ -9,10 +9,15 @@ async function unpacked(text) {
   return JSON.parse(await new Response(stream).text());
 }
 
+// A name that can stand in an address: half a surrogate pair, which a hostile file may have, cannot.
+function wellFormed(name) {
+  return name.replace(/\p{Surrogate}/gu, "\ufffd");
+}
+
 function makeModel(data) {
   const statistics = new Map(data.statistics.map((one) => [one.name, one]));
   const byKey = new Map();
-  data.keys.forEach((key, i) => byKey.set(key, i));
+  data.keys.forEach((key, i) => byKey.set(wellFormed(key), i));
   data.aliases.forEach((names, i) => names.forEach((name) => byKey.has(name) || byKey.set(name, i)));
   const cells = new Map(data.places.map(([layer, role], i) => [`${layer} ${role}`, i]));
   const outside = data.places.filter(([layer]) => layer < 0).map(([, role]) => role);

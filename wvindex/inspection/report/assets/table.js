@@ -83,5 +83,5 @@ function makeTable(section, model, open) {
 }
 
 function addressOf(key) {
-  return `#${encodeURIComponent(key)}`;
+  return `#${encodeURIComponent(wellFormed(key))}`;
 }
