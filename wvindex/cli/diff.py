@@ -110,11 +110,11 @@ def command(
     overwrite: bool,
     **printing: Any,
 ) -> None:
-    """Show how the weights of B differ from those of A, the most damaged first.
+    """Show how the weights of B differ from those of A.
 
     A and B are stores, or bare GGUF or safetensors checkpoints. They are compared value by value, decoded,
     by standard key: packing, row order, stacking or a tied head are no difference. SELECTOR is a glob for
-    keys, as in `wvindex ls`.
+    keys, as in `wvindex ls`. The most damaged tensors come first.
 
     Exits with 1 if a tensor is beyond the threshold (by default, if any value differs), if a key is missing
     or extra, if a shape differs, or a field of the configuration that changes what is computed.
@@ -167,10 +167,12 @@ def _print(found: Diff, by: str, printing: dict[str, Any]) -> None:
 
 
 def _changed(table: Table) -> Table:
-    """Leave out tensors that are the same."""
+    """Leave out tensors that are the same, if but for rounding."""
     if "status" not in table.columns:
         return table
-    rows = tuple(row for row, status in zip(table.rows, table["status"], strict=True) if status != "same")
+    rows = tuple(
+        row for row, status in zip(table.rows, table["status"], strict=True) if status == "different"
+    )
     return replace(table, rows=rows)
 
 
@@ -203,7 +205,7 @@ def _counts(found: Diff) -> Iterator[str]:
             yield f"{statuses.count(status)} {'equal but for rounding' if status == 'rounding' else status}"
     if found.threshold is not None:
         sign = "<" if found.metric in ("cosine", "sqnr_db") else ">"
-        yield f"{sum(found.tensors['over'])} of {found.metric} {sign} {found.threshold:g}"
+        yield f"{sum(found.tensors['over'])} with {found.metric} {sign} {found.threshold:g}"
     for name, text in (("missing", "missing in b"), ("extra", "in b alone"), ("unlike", "of another shape")):
         if len(table := getattr(found, name)):
             yield f"{len(table)} {text}"
