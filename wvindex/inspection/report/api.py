@@ -6,13 +6,13 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from wvindex.inspection.api import GROUPINGS, By, Progress, stats
 from wvindex.inspection.differences import Diff
 from wvindex.inspection.kept import Kept, digest_of
 from wvindex.inspection.report.comparison import comparison_document
-from wvindex.inspection.report.distributions import DISTRIBUTION, distribution_row
+from wvindex.inspection.report.distributions import DISTRIBUTION, N_BINS, N_CHANNELS, distribution_row
 from wvindex.inspection.report.model import Findings, model_document, title_of
 from wvindex.inspection.report.page import SUFFIX, require_output, write_page
 from wvindex.inspection.spectrum import Kind
@@ -20,6 +20,9 @@ from wvindex.inspection.table import Table
 from wvindex.opening import open as open_any
 from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
+
+_CHOICES: Final = {"by": "distribution", "bins": N_BINS, "channels": N_CHANNELS}
+"""What kept histograms depend on besides the weights."""
 
 
 def report(
@@ -140,7 +143,7 @@ def _distributions(db: Store, table: Table, keep: bool, progress: Progress) -> d
     try:
         for row in table:
             tensor = db[row["key"]]
-            digest = digest_of(db, [tensor], {"by": "distribution"}) if kept else None
+            digest = digest_of(db, [tensor], _CHOICES) if kept else None
             found = kept.get(tensor.key, digest) if kept else None
             if found is None:
                 found = [distribution_row(tensor, row)]

@@ -7,14 +7,42 @@ const STEPS = 256;
 // [lightness, chroma, hue in degrees]
 const RAMPS = {
   light: {
-    sequential: [[0.965, 0.028, 105], [0.8, 0.085, 160], [0.6, 0.1, 215], [0.44, 0.12, 260], [0.28, 0.11, 285]],
-    low: [[0.96, 0.004, 90], [0.7, 0.1, 245], [0.4, 0.13, 258]],
-    high: [[0.96, 0.004, 90], [0.7, 0.13, 58], [0.4, 0.105, 42]],
+    sequential: [
+      [0.965, 0.028, 105],
+      [0.8, 0.085, 160],
+      [0.6, 0.1, 215],
+      [0.44, 0.12, 260],
+      [0.28, 0.11, 285],
+    ],
+    low: [
+      [0.96, 0.004, 90],
+      [0.7, 0.1, 245],
+      [0.4, 0.13, 258],
+    ],
+    high: [
+      [0.96, 0.004, 90],
+      [0.7, 0.13, 58],
+      [0.4, 0.105, 42],
+    ],
   },
   dark: {
-    sequential: [[0.29, 0.06, 285], [0.43, 0.12, 265], [0.6, 0.11, 215], [0.78, 0.11, 165], [0.95, 0.09, 105]],
-    low: [[0.29, 0.006, 260], [0.58, 0.12, 252], [0.86, 0.08, 235]],
-    high: [[0.29, 0.006, 260], [0.58, 0.12, 50], [0.86, 0.1, 75]],
+    sequential: [
+      [0.29, 0.06, 285],
+      [0.43, 0.12, 265],
+      [0.6, 0.11, 215],
+      [0.78, 0.11, 165],
+      [0.95, 0.09, 105],
+    ],
+    low: [
+      [0.29, 0.006, 260],
+      [0.58, 0.12, 252],
+      [0.86, 0.08, 235],
+    ],
+    high: [
+      [0.29, 0.006, 260],
+      [0.58, 0.12, 50],
+      [0.86, 0.1, 75],
+    ],
   },
 };
 
@@ -36,7 +64,9 @@ function mixed([lightness, a, b]) {
     -0.0041960863 * l - 0.7034186147 * m + 1.707614701 * s,
   ];
   const shown = linear.map((value) => Math.min(Math.max(value, 0), 1));
-  const channels = shown.map((one) => Math.round(255 * (one <= 0.0031308 ? 12.92 * one : 1.055 * one ** (1 / 2.4) - 0.055)));
+  const channels = shown.map((one) =>
+    Math.round(255 * (one <= 0.0031308 ? 12.92 * one : 1.055 * one ** (1 / 2.4) - 0.055)),
+  );
   const luminance = 0.2126 * shown[0] + 0.7152 * shown[1] + 0.0722 * shown[2];
   return { fill: `rgb(${channels.join(" ")})`, ink: luminance > 0.179 ? "#000" : "#fff" };
 }
@@ -49,7 +79,9 @@ function ramp(name) {
     const colours = Array.from({ length: STEPS }, (_, i) => {
       const at = (i / (STEPS - 1)) * (stops.length - 1);
       const first = Math.min(Math.floor(at), stops.length - 2);
-      return mixed(stops[first].map((value, axis) => value + (at - first) * (stops[first + 1][axis] - value)));
+      return mixed(
+        stops[first].map((value, axis) => value + (at - first) * (stops[first + 1][axis] - value)),
+      );
     });
     tables.set(known, colours);
   }
@@ -61,7 +93,9 @@ function spreads(numbers) {
   const finite = numbers.filter((n) => Number.isFinite(n) && n !== 0);
   const sizes = finite.map(Math.abs).sort((a, b) => a - b);
   const isSigned = finite.some((n) => n > 0) && finite.some((n) => n < 0);
-  return sizes.length > 1 && sizes.at(-1) > (isSigned ? 30 * sizes[Math.floor(sizes.length / 2)] : 50 * sizes[0]);
+  return (
+    sizes.length > 1 && sizes.at(-1) > (isSigned ? 30 * sizes[Math.floor(sizes.length / 2)] : 50 * sizes[0])
+  );
 }
 
 // A scale of numbers: straight or logarithmic, from their least to their largest; where they lie on both sides
@@ -74,7 +108,10 @@ function scaleOf(numbers, log) {
   const isSigned = least < 0 && most > 0;
   const sign = !isSigned && most <= 0 && least < 0 ? -1 : 1;
   const [low, high] = isSigned ? [0, Math.max(-least, most)] : sign < 0 ? [-most, -least] : [least, most];
-  const sizes = finite.map(Math.abs).filter((n) => n > 0).sort((a, b) => a - b);
+  const sizes = finite
+    .map(Math.abs)
+    .filter((n) => n > 0)
+    .sort((a, b) => a - b);
   const unit = Math.max(sizes[isSigned ? Math.floor(sizes.length / 2) : 0] || 1, high * 1e-6);
   const [warp, back] = !log
     ? [(x) => x, (x) => x]

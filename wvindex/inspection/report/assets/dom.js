@@ -4,7 +4,8 @@ function fill(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes || {})) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (name === "style") for (const [key, one] of Object.entries(value)) node.style.setProperty(key, one);
+    else if (name === "style")
+      for (const [key, one] of Object.entries(value)) node.style.setProperty(key, one);
     else node.setAttribute(name, value === true ? "" : String(value));
   }
   node.append(...children.flat(2).filter((child) => child !== null && child !== undefined && child !== ""));
@@ -25,7 +26,9 @@ function byId(id) {
 
 // A name that may be broken after its dots.
 function breakable(text) {
-  return String(text).split(/(?<=[./])/).flatMap((part, k) => (k ? [element("wbr", {}), part] : [part]));
+  return String(text)
+    .split(/(?<=[./])/)
+    .flatMap((part, k) => (k ? [element("wbr", {}), part] : [part]));
 }
 
 // A list of terms and what they are, two by two.
@@ -33,6 +36,8 @@ function factList(pairs, className) {
   return element(
     "dl",
     { class: className },
-    pairs.map(([label, value]) => element("div", {}, element("dt", {}, label), element("dd", {}, breakable(value)))),
+    pairs.map(([label, value]) =>
+      element("div", {}, element("dt", {}, label), element("dd", {}, breakable(value))),
+    ),
   );
 }

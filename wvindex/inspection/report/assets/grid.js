@@ -21,11 +21,23 @@ function makeGrid(rows, columns, owner, className) {
   rows.forEach((row, r) => {
     const line = element("div", { class: "grid-row", role: "row" });
     if (row.label !== undefined) {
-      line.append(element("div", { class: "row-label", role: "rowheader", title: row.title || row.label }, element("span", {}, row.label)));
+      line.append(
+        element(
+          "div",
+          { class: "row-label", role: "rowheader", title: row.title || row.label },
+          element("span", {}, row.label),
+        ),
+      );
     }
     nodes.push(
       row.cells.map((item, c) => {
-        const cell = element("div", { class: "cell", role: "gridcell", tabindex: -1, "data-row": r, "data-column": c });
+        const cell = element("div", {
+          class: "cell",
+          role: "gridcell",
+          tabindex: -1,
+          "data-row": r,
+          "data-column": c,
+        });
         line.append(cell);
         return cell;
       }),
@@ -70,7 +82,8 @@ function makeGrid(rows, columns, owner, className) {
   function open(node) {
     const found = place(node);
     const item = found && rows[found.row].cells[found.column];
-    if (item !== null && item !== undefined && found && owner.open) owner.open(item, nodes[found.row][found.column]);
+    if (item !== null && item !== undefined && found && owner.open)
+      owner.open(item, nodes[found.row][found.column]);
   }
 
   function attend(event) {
@@ -111,6 +124,12 @@ function columnLabels(columns) {
     "div",
     { class: "grid-row grid-head", role: "row" },
     element("div", { class: "row-label", role: "columnheader" }, element("span", {}, "layer")),
-    columns.map((one) => element("div", { class: `column-label ${one.className || ""}`, role: "columnheader", "aria-label": one.title }, one.label)),
+    columns.map((one) =>
+      element(
+        "div",
+        { class: `column-label ${one.className || ""}`, role: "columnheader", "aria-label": one.title },
+        one.label,
+      ),
+    ),
   );
 }

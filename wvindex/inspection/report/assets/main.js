@@ -50,8 +50,10 @@ function start(model) {
   byId("facts").append(...factList(model.facts, "").children);
   byId("notes").append(...model.notes.map((note) => element("li", {}, note)));
   byId("listings").append(...model.listings.map((one) => blockOf(one, model, -1)));
-  byId("footer").append(`Floats have 4 significant digits here, counts all of theirs. ${model.generator}. `,
-    "Keys: arrows walk over the map, Enter opens, Esc closes, / searches.");
+  byId("footer").append(
+    `Floats have 4 significant digits here, counts all of theirs. ${model.generator}. `,
+    "Keys: arrows walk over the map, Enter opens, Esc closes, / searches.",
+  );
   if (map.onChange) {
     map.onChange((name) => table.alsoShow(name));
     table.alsoShow(map.current());
@@ -60,9 +62,14 @@ function start(model) {
     chosenTheme = theme() === "dark" ? "light" : "dark";
     setTheme(chosenTheme, repaint);
   });
-  darkness.addEventListener("change", () => chosenTheme || setTheme(darkness.matches ? "dark" : "light", repaint));
+  darkness.addEventListener(
+    "change",
+    () => chosenTheme || setTheme(darkness.matches ? "dark" : "light", repaint),
+  );
   addEventListener("beforeprint", () => setTheme("light", repaint));
-  addEventListener("afterprint", () => setTheme(chosenTheme || (darkness.matches ? "dark" : "light"), repaint));
+  addEventListener("afterprint", () =>
+    setTheme(chosenTheme || (darkness.matches ? "dark" : "light"), repaint),
+  );
   addEventListener("hashchange", follow);
   addEventListener("keydown", (event) => {
     const isTyping = event.target.matches("input, select, textarea");
@@ -78,7 +85,9 @@ function start(model) {
 }
 
 document.documentElement.dataset.theme = darkness.matches ? "dark" : "light";
-unpacked(byId("data").textContent).then((data) => start(makeModel(data))).catch((error) => {
-  byId("main").prepend(element("p", { class: "failure", role: "alert" }, String(error.message || error)));
-  throw error;
-});
+unpacked(byId("data").textContent)
+  .then((data) => start(makeModel(data)))
+  .catch((error) => {
+    byId("main").prepend(element("p", { class: "failure", role: "alert" }, String(error.message || error)));
+    throw error;
+  });

@@ -29,7 +29,8 @@ function makeModel(data) {
     tensorNamed: (name) => byKey.get(name),
     value: (name, i) => data.values[name][i],
     text: (name, i) => formatted(data.values[name][i], statistics.get(name).format),
-    where: (i) => (data.places[i][0] < 0 ? "" : `layer ${data.layers[data.places[i][0]]}, `) + data.places[i][1],
+    where: (i) =>
+      (data.places[i][0] < 0 ? "" : `layer ${data.layers[data.places[i][0]]}, `) + data.places[i][1],
     hasNumbers: (name) => data.values[name].some((value) => !Number.isNaN(asNumber(value))),
   };
 }

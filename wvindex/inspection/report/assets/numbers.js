@@ -16,7 +16,11 @@ function plainNumber(value) {
     const [digits, power] = value.toExponential(3).split("e");
     return minus(`${String(Number(digits))}e${power.replace("+", "")}`);
   }
-  return minus(size >= 1e4 ? value.toLocaleString("en-US", { maximumFractionDigits: 0 }) : String(Number(value.toPrecision(4))));
+  return minus(
+    size >= 1e4
+      ? value.toLocaleString("en-US", { maximumFractionDigits: 0 })
+      : String(Number(value.toPrecision(4))),
+  );
 }
 
 function minus(text) {

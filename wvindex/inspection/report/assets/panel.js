@@ -16,7 +16,18 @@ function makePanel(panel, model, go) {
 
   function step(i, by, label, sign) {
     const to = neighbour(i, by);
-    return element("button", { type: "button", class: "quiet", disabled: to === undefined, "aria-label": label, title: label, onclick: () => go(to, null) }, sign);
+    return element(
+      "button",
+      {
+        type: "button",
+        class: "quiet",
+        disabled: to === undefined,
+        "aria-label": label,
+        title: label,
+        onclick: () => go(to, null),
+      },
+      sign,
+    );
   }
 
   function statisticsOf(i) {
@@ -25,10 +36,28 @@ function makePanel(panel, model, go) {
       .filter((one) => one.format !== "text" && formatted(model.value(one.name, i), one.format) !== MISSING)
       .forEach((one) => groups.set(one.group, [...(groups.get(one.group) || []), one]));
     return [...groups].map(([group, members]) =>
-      element("div", { class: "numbers" },
+      element(
+        "div",
+        { class: "numbers" },
         element("h3", {}, group),
-        element("table", { class: "pairs" },
-          element("tbody", {}, members.map((one) => element("tr", { "data-statistic": one.name }, element("th", { scope: "row", title: one.about }, one.label), element("td", {}, model.text(one.name, i))))))));
+        element(
+          "table",
+          { class: "pairs" },
+          element(
+            "tbody",
+            {},
+            members.map((one) =>
+              element(
+                "tr",
+                { "data-statistic": one.name },
+                element("th", { scope: "row", title: one.about }, one.label),
+                element("td", {}, model.text(one.name, i)),
+              ),
+            ),
+          ),
+        ),
+      ),
+    );
   }
 
   function show(i, from) {
@@ -36,17 +65,45 @@ function makePanel(panel, model, go) {
     shown = i;
     const title = element("h2", { id: "panel-title", tabindex: -1 }, breakable(model.keys[i]));
     panel.replaceChildren(
-      element("div", { class: "panel-head" },
+      element(
+        "div",
+        { class: "panel-head" },
         element("p", { class: "kind" }, model.where(i)),
-        element("div", { class: "panel-buttons" },
+        element(
+          "div",
+          { class: "panel-buttons" },
           step(i, -1, "Same role, layer before", "←"),
           step(i, 1, "Same role, layer after", "→"),
-          element("button", { type: "button", class: "quiet", "aria-label": "Close", title: "Close (Esc)", onclick: () => go(null) }, "✕"))),
+          element(
+            "button",
+            {
+              type: "button",
+              class: "quiet",
+              "aria-label": "Close",
+              title: "Close (Esc)",
+              onclick: () => go(null),
+            },
+            "✕",
+          ),
+        ),
+      ),
       title,
       factList(model.tensorFacts[i], "tensor-facts"),
-      element("div", { class: "blocks" }, model.tensorBlocks[i].filter((b) => model.blocks[b].type === "histogram").map((b) => blockOf(model.blocks[b], model, i))),
+      element(
+        "div",
+        { class: "blocks" },
+        model.tensorBlocks[i]
+          .filter((b) => model.blocks[b].type === "histogram")
+          .map((b) => blockOf(model.blocks[b], model, i)),
+      ),
       element("div", { class: "number-groups" }, statisticsOf(i)),
-      element("div", { class: "blocks" }, model.tensorBlocks[i].filter((b) => model.blocks[b].type !== "histogram").map((b) => blockOf(model.blocks[b], model, i))),
+      element(
+        "div",
+        { class: "blocks" },
+        model.tensorBlocks[i]
+          .filter((b) => model.blocks[b].type !== "histogram")
+          .map((b) => blockOf(model.blocks[b], model, i)),
+      ),
     );
     panel.hidden = false;
     document.body.classList.add("with-panel");
@@ -68,6 +125,7 @@ function makePanel(panel, model, go) {
     show,
     close,
     shown: () => shown,
-    repaint: () => panel.querySelectorAll(".parts-block").forEach((node) => node.dispatchEvent(new Event("repaint"))),
+    repaint: () =>
+      panel.querySelectorAll(".parts-block").forEach((node) => node.dispatchEvent(new Event("repaint"))),
   };
 }
