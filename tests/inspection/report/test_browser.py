@@ -305,11 +305,14 @@ def test_a_phone_shows_it_without_scrolling_sideways(fragment: str, file: Path, 
 
 
 def test_print_leaves_out_what_only_a_screen_can_use(file: Path, visitor: Visitor) -> None:
-    page = visitor.open(file)
+    page = visitor.open(file, dark=True)
     page.emulate_media(media="print")
+    page.wait_for_selector("html[data-theme=light]")
     assert page.locator("#search").is_hidden()
     assert page.locator("#theme").is_hidden()
     assert page.locator(".cell").first.is_visible()
+    ground = page.locator(".row-label").first.evaluate("one => getComputedStyle(one).backgroundColor")
+    assert luminance(ground) > 95
     assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")
 
 

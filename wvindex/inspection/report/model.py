@@ -97,7 +97,7 @@ def _entry(
     if tensor.key in experts:
         blocks.append(experts[tensor.key])
     facts = tuple(_tensor_facts(tensor))
-    return Entry(tensor.key, facts, row, tuple(blocks), tensor.aliases[:_MOST_NAMES])
+    return Entry(tensor.key, facts, row, tuple(blocks), tensor.aliases)
 
 
 def _tensor_facts(tensor: Tensor) -> Iterator[tuple[str, str]]:

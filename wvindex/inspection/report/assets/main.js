@@ -1,6 +1,7 @@
 // Puts the page together: the address names the tensor whose panel is open, so that every one can be linked to.
 
 const darkness = matchMedia("(prefers-color-scheme: dark)");
+const paper = matchMedia("print");
 let chosenTheme = null;
 
 function setTheme(name, repaint) {
@@ -42,6 +43,16 @@ function start(model) {
     from = null;
   }
 
+  function settle() {
+    if (paper.matches) print();
+    else setTheme(chosenTheme || (darkness.matches ? "dark" : "light"), repaint);
+  }
+
+  function print() {
+    table.drawAll();
+    setTheme("light", repaint);
+  }
+
   function repaint() {
     map.repaint();
     panel.repaint();
@@ -62,14 +73,9 @@ function start(model) {
     chosenTheme = theme() === "dark" ? "light" : "dark";
     setTheme(chosenTheme, repaint);
   });
-  darkness.addEventListener(
-    "change",
-    () => chosenTheme || setTheme(darkness.matches ? "dark" : "light", repaint),
-  );
-  addEventListener("beforeprint", () => setTheme("light", repaint));
-  addEventListener("afterprint", () =>
-    setTheme(chosenTheme || (darkness.matches ? "dark" : "light"), repaint),
-  );
+  for (const query of [darkness, paper]) query.addEventListener("change", settle);
+  addEventListener("beforeprint", print);
+  addEventListener("afterprint", settle);
   addEventListener("hashchange", follow);
   addEventListener("keydown", (event) => {
     const isTyping = event.target.matches("input, select, textarea");

@@ -27,11 +27,13 @@ function makeTable(section, model, open) {
   const more = element("button", {
     type: "button",
     class: "more",
-    onclick: () => {
-      state.all = true;
-      draw();
-    },
+    onclick: drawAll,
   });
+
+  function drawAll() {
+    state.all = true;
+    draw();
+  }
 
   function columns() {
     const names =
@@ -149,6 +151,7 @@ function makeTable(section, model, open) {
   draw();
   return {
     search,
+    drawAll,
     alsoShow(name) {
       state.extra = name;
       draw();
