@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from wvindex.building import Progress, build, plan
     from wvindex.inspection.api import stats
     from wvindex.inspection.differences import Diff, diff
+    from wvindex.inspection.layer_page import LayerPage
+    from wvindex.inspection.model_page import ModelPage
+    from wvindex.inspection.pages import inspect
     from wvindex.inspection.report.api import report
     from wvindex.inspection.table import Table
     from wvindex.opening import open
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Diff",
+    "LayerPage",
+    "ModelPage",
     "Plan",
     "Progress",
     "Store",
@@ -33,6 +38,7 @@ __all__ = [
     "build",
     "diff",
     "errors",
+    "inspect",
     "open",
     "plan",
     "report",
@@ -42,6 +48,8 @@ __all__ = [
 
 _HOMES = {
     "Diff": "wvindex.inspection.differences",
+    "LayerPage": "wvindex.inspection.layer_page",
+    "ModelPage": "wvindex.inspection.model_page",
     "Plan": "wvindex.transform.plan",
     "Progress": "wvindex.building",
     "Store": "wvindex.query.database",
@@ -51,6 +59,7 @@ _HOMES = {
     "build": "wvindex.building",
     "diff": "wvindex.inspection.differences",
     "errors": "wvindex",
+    "inspect": "wvindex.inspection.pages",
     "open": "wvindex.opening",
     "plan": "wvindex.building",
     "report": "wvindex.inspection.report.api",

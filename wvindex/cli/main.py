@@ -14,7 +14,7 @@ from wvindex.cli.errors import output_of, report_system_error, reported
 
 COMMANDS: Final = (
     *("plan", "build", "info", "ls", "show", "verify"),
-    *("stats", "diff", "report", "run", "completion"),
+    *("stats", "inspect", "diff", "report", "run", "completion"),
 )
 """Subcommands in the order in which help shows them; each is ``command`` of a module of its name."""
 

@@ -30,7 +30,9 @@ VERSION: Final = 1
 """Of what is computed: a change of any number's meaning is a new version, and all is computed again."""
 
 _TEXT: Final = frozenset({"key", "role", "shape", "encoding"})
-_LISTS: Final = frozenset({"singular_values", "counts", "channels", "channel_ratios"})
+_LISTS: Final = frozenset(
+    {"singular_values", "histogram", "top", "top_values", "counts", "channels", "channel_ratios"}
+)
 
 Rows = Sequence[Mapping[str, Any]]
 
