@@ -239,6 +239,18 @@ def test_a_field_that_changes_what_is_computed_is_a_difference(stores: Stores, t
     assert set(found.tensors["status"]) == {"same"}
 
 
+def test_a_window_that_only_one_has_is_a_difference(stores: Stores) -> None:
+    found = wv.diff(stores.safetensors("mistral"), stores.safetensors("mistral-window"))
+    assert "sliding_window" in [row["field"] for row in found.config if row["matters"]]
+
+
+def test_what_an_unknown_family_does_not_say_is_none(stores: Stores, tmp_path: Path) -> None:
+    unknown = changed("llama", tmp_path, {}, {"model_type": "something"})
+    found = wv.diff(stores.safetensors("llama"), unknown)
+    assert not found.differs
+    assert "family" in found.config["field"]
+
+
 def test_a_name_in_the_configuration_is_not(stores: Stores, tmp_path: Path) -> None:
     other = changed("llama", tmp_path, {}, {"max_position_embeddings": 99})
     found = wv.diff(stores.safetensors("llama"), other)

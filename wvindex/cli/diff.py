@@ -122,6 +122,7 @@ def command(
     import wvindex as wv
     from wvindex.inspection.report.page import require_output
 
+    _require_printable(by, printing)
     if html is not None:
         require_output(html, overwrite=overwrite)  # before anything is computed
     with wv.open(a) as left, wv.open(b) as right:
@@ -145,13 +146,24 @@ def command(
         ctx.exit(DIFFERENT)
 
 
-def _print(found: Diff, by: str, printing: dict[str, Any]) -> None:
-    table: Table = getattr(found, TABLES[by])
+def _require_printable(by: str, printing: dict[str, Any]) -> None:
+    """Refuse what cannot be printed before hours are spent on it."""
+    from wvindex.inspection.differences import COLUMNS
+    from wvindex.inspection.table import Table
+
     if printing["as_json"] and printing["as_csv"]:
         raise UsageError("one format at a time", field="csv", found="--json and --csv")
+    _arranged(Table(TABLES[by], COLUMNS[TABLES[by]], ()), printing)
+
+
+def _arranged(table: Table, printing: dict[str, Any]) -> Table:
+    return arranged(table, **{name: printing[name] for name in ("columns", "sort", "ascending")})
+
+
+def _print(found: Diff, by: str, printing: dict[str, Any]) -> None:
+    table: Table = getattr(found, TABLES[by])
     if printing["as_json"]:
-        chosen = {name: printing[name] for name in ("columns", "sort", "ascending")}
-        emit_json(found.to_json() | {TABLES[by]: arranged(table, **chosen).to_json()})
+        emit_json(found.to_json() | {TABLES[by]: _arranged(table, printing).to_json()})
     elif printing["as_csv"]:
         emit_result(table, shown=(), **printing)
     else:
@@ -177,10 +189,10 @@ def _changed(table: Table) -> Table:
 
 
 def _columns(table: Table, by: str) -> list[str]:
+    """Give the columns that are shown; some of them only where something stands there."""
+    nothing = {"nonfinite": {0}}
     return [
-        name
-        for name in SHOWN[by]
-        if name not in _IF_ANY or any(one is not None and one for one in table[name])
+        name for name in SHOWN[by] if name not in _IF_ANY or not {*table[name]} <= nothing.get(name, {None})
     ]
 
 
