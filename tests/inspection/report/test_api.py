@@ -14,7 +14,8 @@ import wvindex as wv
 from tests.support.cli import EXAMPLE
 from tests.support.report_pages import data_of
 from wvindex.errors import TargetExists, UsageError
-from wvindex.inspection.report import api
+from wvindex.inspection import page as page_of
+from wvindex.inspection.report import api, distributions
 from wvindex.inspection.report.document import rounded
 
 STACK = "model.layers.1.mlp.experts.gate_proj.weight"
@@ -101,10 +102,29 @@ def test_what_a_store_keeps_is_not_computed_again(
     def refuse(*arguments: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(api, "distribution_row", refuse)
+    monkeypatch.setattr(distributions, "distribution_row", refuse)
     again = wv.report(built, page, spectrum="top", overwrite=True)
     assert (built / "stats" / "distribution.json").is_file()
     assert data_of(again)["keys"]
+
+
+def test_heads_of_factors_stand_behind_what_they_are_read_from(tmp_path: Path) -> None:
+    data = data_of(wv.report(EXAMPLE, tmp_path / "a.html"))
+    expected = wv.stats(EXAMPLE, layers=0, by="head")["qk_norm"]
+    for role in ("q_b_proj", "k_b_proj", "v_b_proj", "o_proj"):
+        found = blocks(data, f"model.layers.0.self_attn.{role}.weight")["Heads"]["values"]["qk_norm"]
+        assert found == [rounded(x) for x in expected]
+
+
+def test_what_nobody_decodes_is_left_out_and_named(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_of, "can_decode", lambda encoding: encoding.name != "Q8_0")
+    data = data_of(wv.report(built, tmp_path / "a.html"))
+    assert set(data["values"]["encoding"]) == {"F32"}
+    (note,) = data["notes"]
+    assert note.startswith("nobody decodes model.embed_tokens.weight, ")
+    assert note.endswith("and 19 more: left out")
 
 
 def test_a_bare_file_by_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +145,7 @@ def test_progress_grows_to_its_end(built: Path, tmp_path: Path) -> None:
 def test_a_taken_path_is_refused_before_anything_is_computed(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "stats", None)
+    monkeypatch.setattr(api, "collect", None)
     with pytest.raises(TargetExists):
         wv.report(EXAMPLE, page)
     with pytest.raises(UsageError):

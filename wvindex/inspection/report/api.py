@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Final
 
-from wvindex.inspection.api import GROUPINGS, By, Progress, stats
+from wvindex.arch.keys import split_layer
+from wvindex.inspection.api import GROUPINGS, By, spectrum_job
+from wvindex.inspection.collect import Job, Progress, collect
 from wvindex.inspection.differences import Diff
-from wvindex.inspection.kept import Kept, digest_of
+from wvindex.inspection.page import decodable
 from wvindex.inspection.report.comparison import comparison_document
-from wvindex.inspection.report.distributions import DISTRIBUTION, N_BINS, N_CHANNELS, distribution_row
+from wvindex.inspection.report.distributions import distribution_job
 from wvindex.inspection.report.model import Findings, model_document, title_of
 from wvindex.inspection.report.page import SUFFIX, require_output, write_page
 from wvindex.inspection.spectrum import Kind
-from wvindex.inspection.table import Table
 from wvindex.opening import open as open_any
 from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
-
-_CHOICES: Final = {"by": "distribution", "bins": N_BINS, "channels": N_CHANNELS}
-"""What kept histograms depend on besides the weights."""
 
 
 def report(
@@ -58,7 +54,8 @@ def report(
     Returns
     -------
     Path
-        The file. The same store gives the same bytes.
+        The file. The same store gives the same bytes. Tensors whose encoding nobody decodes are left out,
+        and named in a note.
 
     Raises
     ------
@@ -68,8 +65,6 @@ def report(
         If `out` does not end in ``.html``, or `spectrum` is none of these.
     StoreError
         If `out` cannot be written.
-    UndecodableType
-        If nobody decodes the encoding of a tensor.
     """
     if isinstance(source, Diff):
         path = require_output(out if out is not None else "diff.html", overwrite=overwrite)
@@ -86,73 +81,39 @@ def _default(db: Store) -> str:
 
 
 def _findings(db: Store, spectrum: Kind | None, top: int, keep: bool, progress: Progress | None) -> Findings:
-    tensors = list(db.values())
-    stages = _Stages(progress, [*(_bytes_of(db, by) for by in ("tensor", "head", "expert")), _sum(tensors)])
+    """Fill all tables, in the store's order; histograms last, for they go by quantiles."""
+    known, unknown = decodable(db.values())
+    jobs = [Job(by, GROUPINGS[by], some) for by, some in _chosen(known, unknown).items()]
     if spectrum is not None:
-        stages.weights[0] += 2 * _sum(tensors)
+        jobs.append(spectrum_job("tensor", known, spectrum, top))
+    last = sum(tensor.nbytes for tensor in known)
+    begun, tell = 0, progress or (lambda done, total: None)
 
-    def table(by: By, **options: Any) -> Table:
-        return stats(db, by=by, keep=keep, progress=stages.next(), **options)
+    def before(done: int, total: int) -> None:
+        nonlocal begun
+        begun = total
+        tell(done, total + last)
 
-    of_tensors = table("tensor", spectrum=spectrum, top=top)
-    of_heads, of_experts = table("head"), table("expert")
-    distributions = _distributions(db, of_tensors, keep, stages.next())
-    return Findings(of_tensors, of_heads, of_experts, distributions, spectrum is not None)
-
-
-def _bytes_of(db: Store, by: By) -> int:
-    """Give how many bytes a table's passes will go through."""
-    grouping = GROUPINGS[by]
-    subjects: dict[str, list[Tensor]] = {}
-    for tensor in db.values():
-        name = grouping.subject(db, tensor)
-        if name is not None:
-            subjects.setdefault(name, []).append(tensor)
-    return grouping.passes * sum(_sum(grouping.reads(db, some)) for some in subjects.values())
-
-
-def _sum(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
-
-
-class _Stages:
-    """One progress of several tables: what each tells is moved behind those before it."""
-
-    def __init__(self, progress: Progress | None, weights: list[int]) -> None:
-        self._progress = progress
-        self.weights = weights
-        self._begun = 0
-
-    def next(self) -> Callable[[int, int], None]:
-        """Give the progress of the next table."""
-        before = sum(self.weights[: self._begun])
-        self._begun += 1
-
-        def advance(done: int, total: int) -> None:
-            if self._progress is not None:
-                self._progress(before + done, sum(self.weights))
-
-        return advance
+    (tensors, heads, experts, *spectra), notes = collect(db, jobs, keep=keep, progress=before)
+    for rows in spectra:
+        tensors = [row | more for row, more in zip(tensors, rows, strict=True)]
+    job = distribution_job(known, {row["key"]: row for row in tensors})
+    (distributions,), more_notes = collect(
+        db, [job], keep=keep, progress=lambda done, total: tell(begun + done, begun + total)
+    )
+    return Findings(
+        tensors=tensors,
+        heads=heads,
+        experts=experts,
+        distributions={row["key"]: row for row in distributions},
+        columns=frozenset(name for one in jobs for name in one.grouping.columns),
+        unknown=tuple(tensor.key for tensor in unknown),
+        notes=(*notes, *more_notes),
+    )
 
 
-def _distributions(db: Store, table: Table, keep: bool, progress: Progress) -> dict[str, dict[str, Any]]:
-    """Give the rows of histograms and channels, kept in the store as its statistics are."""
-    kept = Kept.of(db, "distribution", DISTRIBUTION) if keep else None
-    rows: dict[str, dict[str, Any]] = {}
-    done = 0
-    try:
-        for row in table:
-            tensor = db[row["key"]]
-            digest = digest_of(db, [tensor], _CHOICES) if kept else None
-            found = kept.get(tensor.key, digest) if kept else None
-            if found is None:
-                found = [distribution_row(tensor, row)]
-                if kept:
-                    kept.put(tensor.key, digest, found)
-            rows[tensor.key] = found[0]
-            done += tensor.nbytes
-            progress(done, 0)
-    finally:
-        if kept:  # also what was done when somebody had enough
-            kept.save()
-    return rows
+def _chosen(known: list[Tensor], unknown: list[Tensor]) -> dict[By, list[Tensor]]:
+    """Give what each table is of; heads are read from several tensors of a layer, and need all of them."""
+    odd = {split_layer(tensor.key)[0] for tensor in unknown}
+    whole = [tensor for tensor in known if split_layer(tensor.key)[0] not in odd]
+    return {"tensor": known, "head": whole, "expert": known}

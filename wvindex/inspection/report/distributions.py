@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wvindex.inspection import kernels
+from wvindex.inspection.collect import Grouping, Job
 from wvindex.inspection.outliers import channel_ratios
 from wvindex.inspection.scan import Parts, bits_of, is_wide, widened
+from wvindex.inspection.tensor_stats import Advance, Row
+from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
 from wvindex.query.stream import Values
 
@@ -22,6 +25,26 @@ N_CHANNELS: Final = 16
 """Columns that are listed, furthest first."""
 
 DISTRIBUTION: Final = ("key", "low", "high", "counts", "below", "above", "channels", "channel_ratios")
+
+
+def distribution_job(tensors: Sequence[Tensor], statistics: Mapping[str, Mapping[str, Any]]) -> Job:
+    """Give the job whose rows are `DISTRIBUTION`, for tensors whose statistics are known, by key."""
+
+    def compute(db: Store, some: Sequence[Tensor], advance: Advance) -> list[Row]:
+        rows = []
+        for tensor in some:
+            rows.append(distribution_row(tensor, statistics[tensor.key]))
+            advance(tensor.nbytes)
+        return rows
+
+    grouping = Grouping(
+        DISTRIBUTION,
+        compute,
+        subject=lambda db, tensor: tensor.key,
+        passes=1,
+        options=lambda db: {"bins": N_BINS, "channels": N_CHANNELS},
+    )
+    return Job("distribution", grouping, tensors)
 
 
 @dataclass

@@ -10,12 +10,11 @@ from typing import Any, Final
 
 from wvindex._version import __version__
 from wvindex.arch.config import ModelConfig
-from wvindex.arch.keys import split_layer
-from wvindex.inspection.heads import PROJECTIONS
+from wvindex.inspection.heads import head_tensors
 from wvindex.inspection.outliers import CHANNEL_RATIO
 from wvindex.inspection.report.document import Bars, Block, Document, Entry, Grid, Histogram
 from wvindex.inspection.report.statistics import OF_EXPERTS, OF_HEADS, OF_TENSORS
-from wvindex.inspection.table import Table
+from wvindex.inspection.tensor_stats import Row
 from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
 from wvindex.query.summary import Summary, summarize
@@ -30,8 +29,6 @@ COLUMNS: Final = (
 _MOST_NAMES: Final = 4
 """Names that a fact has; how many more there are is said."""
 
-_OF_HEADS: Final = frozenset(f"self_attn.{name}_proj.weight" for name in PROJECTIONS)
-
 
 @dataclass(frozen=True)
 class Findings:
@@ -39,33 +36,39 @@ class Findings:
 
     Attributes
     ----------
-    tensors, heads, experts : Table
-        Of `wvindex.stats`.
+    tensors, heads, experts : list of dict
+        Rows of `wvindex.stats`.
     distributions : mapping of str to mapping
         Rows of `wvindex.inspection.report.distributions`, by key.
-    spectrum : bool
-        Whether singular values were computed.
+    columns : frozenset of str
+        What was computed: with singular values or without.
+    unknown : tuple of str
+        Keys whose encoding nobody decodes.
+    notes : tuple of str
     """
 
-    tensors: Table
-    heads: Table
-    experts: Table
-    distributions: Mapping[str, Mapping[str, Any]]
-    spectrum: bool
+    tensors: list[Row]
+    heads: list[Row]
+    experts: list[Row]
+    distributions: Mapping[str, Row]
+    columns: frozenset[str]
+    unknown: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def model_document(db: Store, findings: Findings) -> Document:
     """Give the report of a store or a bare checkpoint."""
-    names = set(findings.tensors.columns)
     heads, experts = _head_grids(findings.heads), _expert_grids(findings.experts)
-    entries = tuple(_entry(db[row["key"]], row, findings, heads, experts) for row in findings.tensors)
-    tables = (findings.tensors, findings.heads, findings.experts)
-    notes = dict.fromkeys(note for notes in (db.notes, *(t.notes for t in tables)) for note in notes)
+    grids = {one.key: grid for layer, grid in heads.items() for one in head_tensors(db, layer)} | experts
+    entries = tuple(_entry(db[row["key"]], row, findings, grids) for row in findings.tensors)
+    notes = dict.fromkeys((*db.notes, *findings.notes))
+    if findings.unknown:
+        notes[f"nobody decodes {_some(findings.unknown)}: left out"] = None
     return Document(
         kind="Weight report",
         title=title_of(db),
         facts=tuple(_facts(db.config, summarize(db), db)),
-        statistics=tuple(one for one in OF_TENSORS if one.name in names),
+        statistics=tuple(one for one in OF_TENSORS if one.name in findings.columns),
         first=FIRST,
         columns=COLUMNS,
         entries=entries,
@@ -80,24 +83,12 @@ def title_of(db: Store) -> str:
     return Path(text).absolute().name if "://" not in text else text.rpartition("/")[2]
 
 
-def _entry(
-    tensor: Tensor,
-    row: Mapping[str, Any],
-    findings: Findings,
-    heads: Mapping[int, Grid],
-    experts: Mapping[str, Grid],
-) -> Entry:
-    layer, role = split_layer(tensor.key)
-    blocks: list[Block] = [
-        *_distribution(findings.distributions[tensor.key], tensor),
-        *_singular_values(row),
-    ]
-    if layer is not None and layer in heads and role in _OF_HEADS:
-        blocks.append(heads[layer])
-    if tensor.key in experts:
-        blocks.append(experts[tensor.key])
-    facts = tuple(_tensor_facts(tensor))
-    return Entry(tensor.key, facts, row, tuple(blocks), tensor.aliases)
+def _entry(tensor: Tensor, row: Row, findings: Findings, grids: Mapping[str, Grid]) -> Entry:
+    distribution = findings.distributions[tensor.key]
+    blocks: list[Block] = [*_distribution(distribution, tensor), *_singular_values(row)]
+    if tensor.key in grids:
+        blocks.append(grids[tensor.key])
+    return Entry(tensor.key, tuple(_tensor_facts(tensor)), row, tuple(blocks), tensor.aliases)
 
 
 def _tensor_facts(tensor: Tensor) -> Iterator[tuple[str, str]]:
@@ -141,10 +132,10 @@ def _singular_values(row: Mapping[str, Any]) -> Iterator[Block]:
         yield Bars("Singular values", f"The {len(values)} largest.", "σ", labels, tuple(values))
 
 
-def _head_grids(table: Table) -> dict[int, Grid]:
-    """Give a grid for each layer whose attention is dense; its four projections share it."""
-    layers: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
-    for row in table:
+def _head_grids(every: list[Row]) -> dict[int, Grid]:
+    """Give a grid for each layer whose heads are known; what they are read from shares it."""
+    layers: defaultdict[int, list[Row]] = defaultdict(list)
+    for row in every:
         layers[row["layer"]].append(row)
     about = "Of the stored matrices: rotary embedding, norms and per-token factors are left aside."
     return {
@@ -153,14 +144,14 @@ def _head_grids(table: Table) -> dict[int, Grid]:
     }
 
 
-def _expert_grids(table: Table) -> dict[str, Grid]:
-    stacks: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in table:
+def _expert_grids(every: list[Row]) -> dict[str, Grid]:
+    stacks: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in every:
         stacks[row["key"]].append(row)
     return {key: _expert_grid(rows) for key, rows in stacks.items()}
 
 
-def _expert_grid(rows: list[dict[str, Any]]) -> Grid:
+def _expert_grid(rows: list[Row]) -> Grid:
     marks = {row["expert"]: "dead" for row in rows if row["dead"]}
     marks |= {row["expert"]: f"duplicate of {row['nearest']}" for row in rows if row["duplicate"]}
     kinds = [sum(mark.startswith(kind) for mark in marks.values()) for kind in ("dead", "duplicate")]
@@ -168,7 +159,7 @@ def _expert_grid(rows: list[dict[str, Any]]) -> Grid:
     return Grid("Experts", about, "expert", OF_EXPERTS, _columns(rows, OF_EXPERTS), marks)
 
 
-def _columns(rows: list[dict[str, Any]], measures: tuple[Any, ...]) -> dict[str, tuple[Any, ...]]:
+def _columns(rows: list[Row], measures: tuple[Any, ...]) -> dict[str, tuple[Any, ...]]:
     return {one.name: tuple(row[one.name] for row in rows) for one in measures}
 
 
