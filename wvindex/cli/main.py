@@ -13,8 +13,21 @@ from wvindex._version import __version__
 from wvindex.cli.errors import output_of, report_system_error, reported
 
 COMMANDS: Final = (
-    *("plan", "build", "info", "ls", "show", "verify"),
-    *("stats", "inspect", "diff", "report", "run", "completion"),
+    "plan",
+    "build",
+    "info",
+    "ls",
+    "show",
+    "verify",
+    "stats",
+    "inspect",
+    "diff",
+    "neighbors",
+    "tokens",
+    "describe",
+    "report",
+    "run",
+    "completion",
 )
 """Subcommands in the order in which help shows them; each is ``command`` of a module of its name."""
 
