@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wvindex.inspection.linting.findings import Finding, Report
     from wvindex.inspection.model_page import ModelPage
     from wvindex.inspection.pages import inspect
+    from wvindex.inspection.report.api import report
     from wvindex.inspection.table import Table
     from wvindex.opening import open
     from wvindex.query.database import Store
@@ -45,6 +46,7 @@ __all__ = [
     "inspect",
     "open",
     "plan",
+    "report",
     "stats",
     "verify",
 ]
@@ -68,6 +70,7 @@ _HOMES = {
     "inspect": "wvindex.inspection.pages",
     "open": "wvindex.opening",
     "plan": "wvindex.building",
+    "report": "wvindex.inspection.report.api",
     "stats": "wvindex.inspection.api",
     "verify": "wvindex.verifying",
 }

@@ -90,6 +90,8 @@ _IF_ANY: Final = frozenset({"nonfinite", "worst_row", "worst_expert", "expert"})
 @click.option(
     "--worst", type=click.IntRange(0), default=5, show_default=True, help="Rows of each tensor to name."
 )
+@click.option("--html", type=click.Path(), metavar="FILE", help="Also write a page for a browser: FILE.html.")
+@click.option("--overwrite", is_flag=True, help="Replace the file that --html names.")
 @table_options
 @click.pass_context
 def command(
@@ -104,6 +106,8 @@ def command(
     metric: str,
     threshold: float | None,
     worst: int,
+    html: str | None,
+    overwrite: bool,
     **printing: Any,
 ) -> None:
     """Show how the weights of B differ from those of A.
@@ -116,8 +120,11 @@ def command(
     or extra, if a shape differs, or a field of the configuration that changes what is computed.
     """
     import wvindex as wv
+    from wvindex.inspection.report.page import require_output
 
     _require_printable(by, printing)
+    if html is not None:
+        require_output(html, overwrite=overwrite)  # before anything is computed
     with wv.open(a) as left, wv.open(b) as right:
         layers = None if layer is None else layer_numbers([*left, *right], layer)
         with scan_progress() as progress:
@@ -132,6 +139,8 @@ def command(
                 worst=worst,
                 progress=progress,
             )
+    if html is not None:
+        note(f"written: {wv.report(found, html, overwrite=overwrite)}")
     _print(found, by, printing)
     if found.differs:
         ctx.exit(DIFFERENT)

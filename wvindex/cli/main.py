@@ -26,6 +26,7 @@ COMMANDS: Final = (
     "neighbors",
     "tokens",
     "describe",
+    "report",
     "run",
     "completion",
 )
