@@ -11,6 +11,9 @@ from wvindex.errors import WvindexError
 if TYPE_CHECKING:
     from wvindex.building import Progress, build, plan
     from wvindex.inspection.api import stats
+    from wvindex.inspection.frame import frame
+    from wvindex.inspection.sql.api import export_sql, sql, sql_schema
+    from wvindex.inspection.sql.recipes import sql_recipes
     from wvindex.inspection.table import Table
     from wvindex.opening import open
     from wvindex.query.database import Store
@@ -29,8 +32,13 @@ __all__ = [
     "__version__",
     "build",
     "errors",
+    "export_sql",
+    "frame",
     "open",
     "plan",
+    "sql",
+    "sql_recipes",
+    "sql_schema",
     "stats",
     "verify",
 ]
@@ -44,8 +52,13 @@ _HOMES = {
     "Verification": "wvindex.verifying",
     "build": "wvindex.building",
     "errors": "wvindex",
+    "export_sql": "wvindex.inspection.sql.api",
+    "frame": "wvindex.inspection.frame",
     "open": "wvindex.opening",
     "plan": "wvindex.building",
+    "sql": "wvindex.inspection.sql.api",
+    "sql_recipes": "wvindex.inspection.sql.recipes",
+    "sql_schema": "wvindex.inspection.sql.api",
     "stats": "wvindex.inspection.api",
     "verify": "wvindex.verifying",
 }

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from wvindex.arch.keys import split_layer
 from wvindex.errors import UsageError
 from wvindex.inspection.experts import EXPERT, expert_rows
 from wvindex.inspection.heads import HEAD, head_projections, head_rows
-from wvindex.inspection.kept import Kept, digest_of
 from wvindex.inspection.moments import Moments
 from wvindex.inspection.scan import scan
 from wvindex.inspection.spectrum import SPECTRUM, Kind, spectrum
+from wvindex.inspection.subjects import Compute, Grouping, SubjectRows
 from wvindex.inspection.table import Table
 from wvindex.inspection.tensor_stats import (
     COLUMN,
@@ -41,35 +40,6 @@ By = Literal["tensor", "layer", "role", "head", "expert", "row", "column"]
 
 Progress = Callable[[int, int], None]
 """Told the encoded bytes that were gone through, and of how many."""
-
-Compute = Callable[[Store, Sequence[Tensor], Advance], list[Row]]
-
-
-@dataclass(frozen=True)
-class Grouping:
-    """What a row of a table is.
-
-    Attributes
-    ----------
-    columns : tuple of str
-    compute : callable
-        Gives the rows of one subject.
-    subject : callable
-        What a tensor belongs to; None where it has no part in such a table.
-    passes : int
-        How often the subject's bytes are gone through, and `advance` told.
-    is_kept : bool
-        Whether the rows are kept in a store: not where they are as many as a matrix has rows.
-    reads : callable
-        What of the store the rows of a subject are computed from.
-    """
-
-    columns: tuple[str, ...]
-    compute: Compute
-    subject: Callable[[Store, Tensor], str | None]
-    passes: int = 2
-    is_kept: bool = True
-    reads: Callable[[Store, list[Tensor]], list[Tensor]] = lambda db, tensors: tensors
 
 
 def stats(
@@ -147,40 +117,22 @@ class _Run:
 
     def table(self, by: By, tensors: Sequence[Tensor], kind: Kind | None, top: int) -> Table:
         grouping = GROUPINGS[by]
-        subjects: dict[str, list[Tensor]] = {}
-        for tensor in tensors:
-            name = grouping.subject(self._db, tensor)
-            if name is not None:
-                subjects.setdefault(name, []).append(tensor)
-        subjects = {name: grouping.reads(self._db, some) for name, some in subjects.items()}
-        spectra = _spectral(kind, top) if kind is not None else None
-        chosen = [grouping] if spectra is None else [grouping, spectra]
-        names = [by] if spectra is None else [by, f"spectrum-{kind}-{top}"]
-        self._total = sum(g.passes * _nbytes(some) for g in chosen for some in subjects.values())
-        rows = [self._rows(name, g, subjects) for name, g in zip(names, chosen, strict=True)]
-        joined = [row | more for row, more in zip(*rows, strict=True)] if spectra else rows[0]
-        columns = grouping.columns + (SPECTRUM if spectra else ())
+        subjects = grouping.subjects(self._db, tensors)
+        chosen: dict[str, Grouping] = {by: grouping}
+        if kind is not None:
+            chosen[spectral_name(kind, top)] = spectral(kind, top)
+        self._total = sum(g.nbytes(some) for g in chosen.values() for some in subjects.values())
+        rows = [self._rows(name, g, subjects) for name, g in chosen.items()]
+        joined = rows[0] if kind is None else [row | more for row, more in zip(*rows, strict=True)]
+        columns = [column for g in chosen.values() for column in g.columns]
         return Table.of_dicts(f"{by}s", columns, joined, self._notes)
 
     def _rows(self, name: str, grouping: Grouping, subjects: dict[str, list[Tensor]]) -> list[Row]:
-        kept = Kept.of(self._db, name, grouping.columns) if self._keep and grouping.is_kept else None
-        rows: list[Row] = []
+        of = SubjectRows(self._db, name, grouping, self._advance, keep=self._keep)
         try:
-            for subject, tensors in subjects.items():
-                digest = digest_of(self._db, tensors, {"by": name}) if kept else None
-                found = kept.get(subject, digest) if kept else None
-                if found is None:
-                    found = grouping.compute(self._db, tensors, self._advance)
-                    if kept:
-                        kept.put(subject, digest, found)
-                else:
-                    self._advance(grouping.passes * _nbytes(tensors))
-                rows += found
-        finally:
-            if kept:  # also what was done when somebody had enough
-                kept.save()
-                self._notes |= dict.fromkeys(kept.notes)
-        return rows
+            return [row for subject, tensors in subjects.items() for row in of.rows(subject, tensors)]
+        finally:  # also what was done when somebody had enough
+            self._notes |= dict.fromkeys(of.save())
 
     def _advance(self, nbytes: int) -> None:
         self._done += nbytes
@@ -256,7 +208,12 @@ def _matrix_key(db: Store, tensor: Tensor) -> str | None:
     return tensor.key if tensor.ndim > 1 else None
 
 
-def _spectral(kind: Kind, top: int) -> Grouping:
+def spectral_name(kind: Kind, top: int) -> str:
+    """Give the name by which a store keeps spectra."""
+    return f"spectrum-{kind}-{top}"
+
+
+def spectral(kind: Kind, top: int) -> Grouping:
     """Give the grouping whose rows are the columns that a spectrum adds to those of tensors."""
 
     def one(tensor: Tensor) -> list[Row]:

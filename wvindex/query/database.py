@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from wvindex.arch.config import ModelConfig
 from wvindex.errors import UnsupportedTokenizer, UsageError
 from wvindex.formats.arrays import ArraySpec, RowReader
 from wvindex.limits import MAX_JSON_BYTES
+from wvindex.query.extensions import extension
 from wvindex.query.handle import Handle
 from wvindex.query.layers import Layers
 from wvindex.query.lazy import Tensor
@@ -187,6 +188,21 @@ class Store(Mapping[str, Tensor]):
             If `layer` is none of these.
         """
         return [self._tensor(target) for target in self._names.select(pattern, layer=layer, role=role)]
+
+    def frame(
+        self,
+        table: str = "tensors",
+        kind: Literal["auto", "arrow", "pandas"] = "auto",
+        *,
+        keep: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Any:
+        """Give a whole table of `wvindex.sql` as a ``pyarrow.Table`` or a ``pandas.DataFrame``.
+
+        Parameters and errors are those of `wvindex.frame`: tables are ``tensors``, ``spectra``, ``layers``,
+        ``roles``, ``heads``, ``experts``, ``channels``, ``rows``, ``config``, ``aliases``, ``sources``.
+        """
+        return extension("frame")(self, table, kind, keep=keep, progress=progress)
 
     def _tensor(self, target: Target) -> Tensor:
         tensor = self._tensors[target.key]

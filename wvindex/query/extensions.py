@@ -10,7 +10,9 @@ import importlib
 from collections.abc import Callable
 from typing import Any, Final
 
-EXTENSIONS: Final[dict[str, str]] = {}
+EXTENSIONS: Final[dict[str, str]] = {
+    "frame": "wvindex.inspection.frame:frame",
+}
 """By the method's name, ``module:function``. A new one is a line here and a method."""
 
 

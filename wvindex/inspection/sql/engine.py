@@ -1,0 +1,291 @@
+"""DuckDB over the tables: it decides which columns of which rows a query needs, and asks for those.
+
+Every table is a view. What headers tell of its rows stands in a table of DuckDB's own, filled where a
+query names the view. What must be computed is a function of the row, which DuckDB calls for the rows that its
+filters leave, and not at all where a query uses no such column. Rows travel as JSON, the one form that takes
+NaN, and is fast, in every version of DuckDB.
+
+The database is in memory, and locked before the query runs: no file but the one that is to be written, no
+extension, no setting, no Python variable is in its reach.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from wvindex.errors import StoreError, UsageError
+from wvindex.inspection.sql.on_demand import Meter, Statistics
+from wvindex.inspection.sql.relations import RELATIONS, Compute, Relation
+from wvindex.inspection.sql.schema import Column, json_structure
+from wvindex.query.database import Store
+
+if TYPE_CHECKING:
+    import duckdb
+
+_READS: Final = frozenset({"SELECT", "MULTI"})
+"""Kinds of statement that may run. MULTI is a PIVOT, which first looks for its columns."""
+
+_SCHEMA: Final = "wvindex_known"
+_BASE: Final = "known_"
+_COMPUTE: Final = "wvindex_compute_"
+_ID: Final = "wvindex_id"
+
+_SPECIAL: Final[Any] = "special"
+"""Have NULL passed as None. The enumeration that DuckDB has for it stands elsewhere in every version."""
+
+_SETTINGS: Final = {
+    "threads": 1,  # statistics have threads of their own, and Ctrl-C reaches this one
+    "temp_directory": "",
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+}
+
+
+class Engine:
+    """Runs one query over some stores, then is closed.
+
+    Parameters
+    ----------
+    stores : mapping of str to Store
+        By the names that queries see.
+    keep : bool
+        Whether to take what the stores have in ``stats/``, and to leave there what is new.
+    meter : Meter
+    output : Path, optional
+        The directory that may be written.
+
+    Raises
+    ------
+    UsageError
+        If DuckDB is not installed.
+    """
+
+    def __init__(
+        self, stores: Mapping[str, Store], *, keep: bool, meter: Meter, output: Path | None = None
+    ) -> None:
+        self._duckdb = _duckdb()
+        self._output = output
+        self._statistics = {name: Statistics(db, keep=keep, meter=meter) for name, db in stores.items()}
+        self._relations = RELATIONS
+        self._computes: dict[str, list[Compute | None]] = {}
+        self._failure: BaseException | None = None
+        self._connection: duckdb.DuckDBPyConnection = self._duckdb.connect(":memory:", config=_SETTINGS)
+
+    def __enter__(self) -> Self:
+        """Give itself, with every table known."""
+        self._connection.execute("SET python_enable_replacements = false")
+        self._connection.execute(f"CREATE SCHEMA {_SCHEMA}")
+        for relation in self._relations.values():
+            self._declare(relation)
+        if self._output is not None:
+            self._connection.execute(f"SET allowed_directories = [{_text(f'{self._output}/')}]")
+        self._connection.execute("SET enable_external_access = false")
+        self._connection.execute("SET lock_configuration = true")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Keep what was computed, also where somebody had enough."""
+        self._connection.close()
+        for statistics in self._statistics.values():
+            statistics.save()
+
+    @property
+    def notes(self) -> list[str]:
+        """What whoever reads a result should know, once the engine is closed."""
+        return list(dict.fromkeys(note for one in self._statistics.values() for note in one.notes))
+
+    def rows(self, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Run a query; give the names of its columns, no two alike, and its rows.
+
+        Raises
+        ------
+        UsageError
+            If it is no single query, or DuckDB refuses it.
+        WvindexError
+            If statistics that it needs cannot be computed.
+        """
+        with self._reported():
+            result = self._result(query)
+            return result.columns, result.fetchall()
+
+    def write_parquet(self, query: str, path: Path) -> None:
+        """Run a query and write its rows as they come; raises as `rows` does."""
+        with self._reported():
+            self._result(query).write_parquet(str(path), compression="zstd")
+
+    def _declare(self, relation: Relation) -> None:
+        """Make the view, over a table that is empty for now."""
+        if relation.computed:
+            self._connection.create_function(
+                f"{_COMPUTE}{relation.name}",
+                partial(self._computed, relation),
+                [self._connection.type("BIGINT")],
+                self._connection.type("VARCHAR"),
+                null_handling=_SPECIAL,
+            )
+        self._make_table(relation)
+        self._connection.execute(f"CREATE VIEW {_name(relation.name)} AS {_view(relation)}")
+
+    def _make_table(self, relation: Relation) -> None:
+        known = ", ".join(f"{_name(one.name)} {one.type}" for one in _known(relation))
+        self._connection.execute(f"CREATE OR REPLACE TABLE {_table(relation)} ({known})")
+
+    def _result(self, query: str) -> duckdb.DuckDBPyRelation:
+        self._require_query(query)
+        self._load_named(query)
+        try:
+            result = self._connection.sql(query)
+        except self._duckdb.CatalogException:  # a table was named where DuckDB does not look for names
+            self._load(self._relations.values())
+            result = self._connection.sql(query)
+        if result is None:
+            raise UsageError("the query gives no rows", field="query")
+        names = _distinct(result.columns)
+        if names == result.columns:
+            return result
+        quoted = ", ".join(map(_name, names))
+        return result.query("wvindex_result", f"SELECT * FROM wvindex_result AS wvindex_result({quoted})")
+
+    def _require_query(self, query: str) -> None:
+        statements = self._connection.extract_statements(query)
+        kinds = [_kind(statement) for statement in statements]
+        if [statement for statement in statements if statement.query] != statements:
+            kinds = ["MULTI"]  # DuckDB 1's parts of a PIVOT, which nobody wrote
+        if len(kinds) != 1:
+            raise UsageError("one query at a time", field="query", expected=1, found=len(kinds))
+        if kinds[0] not in _READS:
+            raise UsageError("only queries are run", field="query", expected="SELECT", found=kinds[0])
+
+    def _load_named(self, query: str) -> None:
+        """Fill the tables that a query names, and remove the others: none is ever read that is not filled."""
+        try:
+            named = self._connection.get_table_names(query)
+        except self._duckdb.Error:  # a PIVOT, or what is refused once it is run
+            named = set()
+        chosen = [one for one in self._relations.values() if f"{_BASE}{one.name}" in named]
+        if not chosen:  # SHOW TABLES and the like
+            chosen = list(self._relations.values())
+        for relation in self._relations.values():
+            self._connection.execute(f"DROP TABLE {_table(relation)}")
+        self._load(chosen)
+
+    def _load(self, relations: Iterable[Relation]) -> None:
+        for relation in relations:
+            if relation.name not in self._computes:
+                self._fill(relation)
+
+    def _fill(self, relation: Relation) -> None:
+        """Write down what headers tell of a table's rows, and how the rest is computed."""
+        rows: list[dict[str, Any]] = []
+        computes = self._computes[relation.name] = []
+        for store, statistics in self._statistics.items():
+            for base in relation.base(statistics):
+                cells = {column.name: base.cells.get(column.name) for column in relation.known}
+                rows.append(cells | {_ID: len(rows), "store": store})
+                computes.append(base.compute)
+            if relation.by is not None:
+                statistics.expect(relation.by)
+        structure = json_structure(_known(relation))
+        self._make_table(relation)
+        self._connection.execute(
+            f"INSERT INTO {_table(relation)} BY NAME "
+            f"SELECT unnest(from_json($1, {_text(f'[{structure}]')}), recursive := true)",
+            [json.dumps(rows)],
+        )
+
+    def _computed(self, relation: Relation, row: int | None) -> str | None:
+        """Give what is computed of a row, as JSON; DuckDB calls this."""
+        computes = self._computes.get(relation.name, [])
+        call = computes[row] if row is not None and 0 <= row < len(computes) else None
+        if call is None:
+            return None
+        try:
+            found = [{column.name: one.get(column.name) for column in relation.computed} for one in call()]
+        except BaseException as error:
+            self._failure = error  # DuckDB makes an error of its own of it
+            raise
+        return json.dumps(found if relation.many else found[0])
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Give errors as ours: those of statistics as they were, those of DuckDB with its message."""
+        try:
+            yield
+        except self._duckdb.Error as error:
+            if self._failure is not None:
+                raise self._failure from None
+            if isinstance(error, self._duckdb.IOException) and self._output is not None:
+                raise StoreError(f"the output cannot be written: {_message(error)}") from error
+            raise UsageError(_message(error), field="query") from error
+
+
+def _duckdb() -> Any:
+    try:
+        return import_module("duckdb")
+    except ImportError as error:
+        raise UsageError("queries need DuckDB: pip install 'wvindex[sql]'", field="query") from error
+
+
+def _known(relation: Relation) -> list[Column]:
+    return [Column(_ID, "BIGINT", "number of the row, for what is computed of it"), *relation.known]
+
+
+def _table(relation: Relation) -> str:
+    return f"{_SCHEMA}.{_BASE}{relation.name}"
+
+
+def _view(relation: Relation) -> str:
+    """Give the query that a table's name stands for."""
+    known = ", ".join(_name(one.name) for one in relation.known)
+    source = _table(relation)
+    if not relation.computed:
+        return f"SELECT {known} FROM {source}"
+    structure = json_structure(relation.computed)
+    structure = f"[{structure}]" if relation.many else structure
+    values = f"from_json({_COMPUTE}{relation.name}({_ID}), {_text(structure)})"
+    if relation.many:
+        cells = ", ".join(f"wvindex_row.{_name(one.name)}" for one in relation.computed)
+        return f"SELECT {known}, {cells} FROM (SELECT *, unnest({values}) AS wvindex_row FROM {source})"
+    cells = ", ".join(f"({values}).{_name(one.name)} AS {_name(one.name)}" for one in relation.computed)
+    return f"SELECT {known}, {cells} FROM {source}"
+
+
+def _kind(statement: duckdb.Statement) -> str:
+    try:
+        return statement.type.name
+    except ValueError:  # DuckDB knows statements that its Python does not
+        return "another statement"
+
+
+def _message(error: Exception) -> str:
+    """Give DuckDB's message on one line, without the picture of where it stands."""
+    return " ".join(str(error).partition("\n\nLINE ")[0].split())
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Number names that stand several times, as DuckDB does in data frames: ``key``, ``key_1``."""
+    found: list[str] = []
+    for name in names:
+        fresh, number = name, 0
+        while fresh in found or (number and fresh in names):
+            number += 1
+            fresh = f"{name}_{number}"
+        found.append(fresh)
+    return found
+
+
+def _name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,93 @@
+"""Statistics of a store, subject by subject, when they are first asked for."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Final
+
+from wvindex.inspection.api import GROUPINGS, Progress, spectral, spectral_name
+from wvindex.inspection.subjects import Grouping, SubjectRows
+from wvindex.inspection.tensor_stats import Row
+from wvindex.query.database import Store
+from wvindex.query.lazy import Tensor
+
+SPECTRUM_TOP: Final = 8
+
+SPECTRA: Final = spectral_name("top", SPECTRUM_TOP)
+
+
+class Meter:
+    """Adds up, over all stores, what was gone through, and what may yet be."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._done = self._total = 0
+
+    def expect(self, nbytes: int) -> None:
+        """Have so many bytes more to go through, at most."""
+        self._total += nbytes
+
+    def advance(self, nbytes: int) -> None:
+        """Have gone through so many bytes more."""
+        self._done += nbytes
+        if self._progress is not None:
+            self._progress(self._done, max(self._done, self._total))
+
+
+class Statistics:
+    """What `wvindex.stats` gives of a store, row by row.
+
+    Parameters
+    ----------
+    db : Store
+    keep : bool
+        Whether to take what the store has in ``stats/``, and to leave there what is new.
+    meter : Meter, optional
+
+    Attributes
+    ----------
+    notes : dict of str to None
+        What whoever reads a table should know, in order.
+    """
+
+    def __init__(self, db: Store, *, keep: bool = True, meter: Meter | None = None) -> None:
+        self.db = db
+        self.notes: dict[str, None] = {}
+        self._keep = keep
+        self._meter = meter or Meter(None)
+        self.subjects = cache(self._subjects)
+        self._table = cache(self._new_table)
+        self._opened: list[SubjectRows] = []
+        self._rows: dict[tuple[str, str], list[Row]] = {}
+
+    def rows(self, by: str, subject: str) -> list[Row]:
+        """Give the rows of a subject: computed once, but for tables as long as a matrix is."""
+        tensors = self.subjects(by)[subject]
+        if not grouping_of(by).is_kept:
+            return self._table(by).rows(subject, tensors)
+        if (by, subject) not in self._rows:
+            self._rows[by, subject] = self._table(by).rows(subject, tensors)
+        return self._rows[by, subject]
+
+    def expect(self, by: str) -> None:
+        """Have the rows of all subjects perhaps asked for."""
+        grouping = grouping_of(by)
+        self._meter.expect(sum(grouping.nbytes(tensors) for tensors in self.subjects(by).values()))
+
+    def save(self) -> None:
+        """Leave in the store what is new."""
+        for table in self._opened:
+            self.notes |= dict.fromkeys(table.save())
+
+    def _subjects(self, by: str) -> dict[str, list[Tensor]]:
+        return grouping_of(by).subjects(self.db, self.db.values())
+
+    def _new_table(self, by: str) -> SubjectRows:
+        table = SubjectRows(self.db, by, grouping_of(by), self._meter.advance, keep=self._keep)
+        self._opened.append(table)
+        return table
+
+
+def grouping_of(by: str) -> Grouping:
+    """Give what a row of a table of statistics is: one of `wvindex.stats`, or a spectrum."""
+    return spectral("top", SPECTRUM_TOP) if by == SPECTRA else GROUPINGS[by]
