@@ -11,6 +11,7 @@ from wvindex.errors import WvindexError
 if TYPE_CHECKING:
     from wvindex.building import Progress, build, plan
     from wvindex.inspection.api import stats
+    from wvindex.inspection.differences import Diff, diff
     from wvindex.inspection.frame import frame
     from wvindex.inspection.sql.api import export_sql, sql, sql_schema
     from wvindex.inspection.sql.recipes import sql_recipes
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from wvindex.verifying import Verification, verify
 
 __all__ = [
+    "Diff",
     "Plan",
     "Progress",
     "Store",
@@ -31,6 +33,7 @@ __all__ = [
     "WvindexError",
     "__version__",
     "build",
+    "diff",
     "errors",
     "export_sql",
     "frame",
@@ -44,6 +47,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Diff": "wvindex.inspection.differences",
     "Plan": "wvindex.transform.plan",
     "Progress": "wvindex.building",
     "Store": "wvindex.query.database",
@@ -51,6 +55,7 @@ _HOMES = {
     "Tensor": "wvindex.query.lazy",
     "Verification": "wvindex.verifying",
     "build": "wvindex.building",
+    "diff": "wvindex.inspection.differences",
     "errors": "wvindex",
     "export_sql": "wvindex.inspection.sql.api",
     "frame": "wvindex.inspection.frame",

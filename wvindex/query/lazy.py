@@ -18,6 +18,7 @@ from wvindex.query.gather import gather, read_raw
 from wvindex.query.handle import Handle
 from wvindex.query.indexing import Positions, Selection, parse_index, row_range
 from wvindex.query.memory import new_array, prove
+from wvindex.query.pieces import Pieces
 from wvindex.query.product import multiply
 from wvindex.query.spans import block_span, read_scales, row_in_block, scale_rows
 from wvindex.query.stream import Consumer, stream
@@ -368,6 +369,10 @@ class Tensor:
         if block_span(spec, *self._columns).values != self._columns:
             raise SelectionError("the columns of this view part a scale block", tensor=self.key)
         return EncodedMatrix(raw, spec.encoding, self.scales(), row_in_block(spec, self._first_row))
+
+    def pieces(self) -> Pieces:
+        """Give its rows, to be gone through beside another tensor's."""
+        return Pieces(self._base, self._reader, self._row_range, self._columns)
 
     def head(self, i: int) -> Tensor:
         """Give head `i` as a view: its rows of a projection, or its columns of an output projection.

@@ -70,14 +70,14 @@ def stream(
     is_whole = inside == slice(0, span.width)
 
     def each(tile: Tile, n_threads: int | None) -> None:
-        for first, values in _decoded(tile, spec.encoding, span.width):
+        for first, values in decoded_pieces(tile, spec.encoding, span.width):
             part: NDArray[Any] = values if is_whole else np.ascontiguousarray(values[:, inside])
             consume(first, part)
 
     Request(spec, reader, range(*rows), span).each(each)
 
 
-def _decoded(tile: Tile, encoding: Encoding, width: int) -> Iterator[tuple[int, Values]]:
+def decoded_pieces(tile: Tile, encoding: Encoding, width: int) -> Iterator[tuple[int, Values]]:
     """Decode a tile of encoded rows piece by piece, into one buffer; values that need no decoding stay."""
     n_rows, dtype = len(tile.raw), value_dtype(encoding)
     step = max(min(STREAM_VALUES // width, n_rows), 1)

@@ -17,7 +17,7 @@ from wvindex.inspection.api import Progress
 from wvindex.inspection.sql.engine import Engine
 from wvindex.inspection.sql.export import TEXTS, whole_file, write_text
 from wvindex.inspection.sql.on_demand import Meter
-from wvindex.inspection.sql.relations import RELATIONS
+from wvindex.inspection.sql.relations import TABLES
 from wvindex.inspection.table import Table
 from wvindex.opening import open as open_any
 from wvindex.query.database import Store
@@ -138,7 +138,7 @@ def sql_schema() -> Table:
             "computed": column in relation.computed,
             "meaning": column.meaning,
         }
-        for relation in RELATIONS.values()
+        for relation in TABLES.values()
         for column in relation.columns
     ]
     return Table.of_dicts("schema", ("table", "column", "type", "computed", "meaning"), rows)

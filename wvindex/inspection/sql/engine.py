@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from wvindex.errors import StoreError, UsageError
 from wvindex.inspection.sql.on_demand import Meter, Statistics
-from wvindex.inspection.sql.relations import RELATIONS, Compute, Relation
+from wvindex.inspection.sql.relations import DIFFERENCE_RELATIONS, TABLES, Compute, Relation
 from wvindex.inspection.sql.schema import Column, json_structure
 from wvindex.query.database import Store
 
@@ -72,8 +72,10 @@ class Engine:
     ) -> None:
         self._duckdb = _duckdb()
         self._output = output
-        self._statistics = {name: Statistics(db, keep=keep, meter=meter) for name, db in stores.items()}
-        self._relations = RELATIONS
+        self._statistics: dict[str, Statistics] = {}
+        for name, db in stores.items():
+            first = next(iter(self._statistics.values()), None)
+            self._statistics[name] = Statistics(db, keep=keep, meter=meter, name=name, reference=first)
         self._computes: dict[str, list[Compute | None]] = {}
         self._failure: BaseException | None = None
         self._connection: duckdb.DuckDBPyConnection = self._duckdb.connect(":memory:", config=_SETTINGS)
@@ -82,7 +84,7 @@ class Engine:
         """Give itself, with every table known."""
         self._connection.execute("SET python_enable_replacements = false")
         self._connection.execute(f"CREATE SCHEMA {_SCHEMA}")
-        for relation in self._relations.values():
+        for relation in TABLES.values():
             self._declare(relation)
         if self._output is not None:
             self._connection.execute(f"SET allowed_directories = [{_text(f'{self._output}/')}]")
@@ -145,15 +147,20 @@ class Engine:
         try:
             result = self._connection.sql(query)
         except self._duckdb.CatalogException:  # a table was named where DuckDB does not look for names
-            self._load(self._relations.values())
+            self._load(TABLES.values())
             result = self._connection.sql(query)
+        return self._distinct(result)
+
+    def _distinct(self, result: duckdb.DuckDBPyRelation | None) -> duckdb.DuckDBPyRelation:
+        """Give a result whose columns have different names."""
         if result is None:
             raise UsageError("the query gives no rows", field="query")
         names = _distinct(result.columns)
         if names == result.columns:
             return result
         quoted = ", ".join(map(_name, names))
-        return result.query("wvindex_result", f"SELECT * FROM wvindex_result AS wvindex_result({quoted})")
+        named = f"SELECT * FROM wvindex_result AS wvindex_result({quoted})"
+        return self._distinct(result.query("wvindex_result", named))
 
     def _require_query(self, query: str) -> None:
         statements = self._connection.extract_statements(query)
@@ -171,10 +178,12 @@ class Engine:
             named = self._connection.get_table_names(query)
         except self._duckdb.Error:  # a PIVOT, or what is refused once it is run
             named = set()
-        chosen = [one for one in self._relations.values() if f"{_BASE}{one.name}" in named]
+        chosen = [one for one in TABLES.values() if f"{_BASE}{one.name}" in named]
+        if len(self._statistics) < 2 and any(one.name in DIFFERENCE_RELATIONS for one in chosen):
+            raise UsageError("a difference is of two sources", field="sources", found=len(self._statistics))
         if not chosen:  # SHOW TABLES and the like
-            chosen = list(self._relations.values())
-        for relation in self._relations.values():
+            chosen = list(TABLES.values())
+        for relation in TABLES.values():
             self._connection.execute(f"DROP TABLE {_table(relation)}")
         self._load(chosen)
 

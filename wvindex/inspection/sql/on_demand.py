@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 from typing import Final
 
+from wvindex.errors import UsageError
 from wvindex.inspection.api import GROUPINGS, Progress, spectral, spectral_name
+from wvindex.inspection.differences import Diff, diff
 from wvindex.inspection.subjects import Grouping, SubjectRows
 from wvindex.inspection.tensor_stats import Row
 from wvindex.query.database import Store
@@ -43,6 +45,10 @@ class Statistics:
     keep : bool
         Whether to take what the store has in ``stats/``, and to leave there what is new.
     meter : Meter, optional
+    name : str
+        Of the source, where there are several.
+    reference : Statistics, optional
+        What it is held against.
 
     Attributes
     ----------
@@ -50,8 +56,18 @@ class Statistics:
         What whoever reads a table should know, in order.
     """
 
-    def __init__(self, db: Store, *, keep: bool = True, meter: Meter | None = None) -> None:
+    def __init__(
+        self,
+        db: Store,
+        *,
+        keep: bool = True,
+        meter: Meter | None = None,
+        name: str = "",
+        reference: Statistics | None = None,
+    ) -> None:
         self.db = db
+        self.name = name
+        self.reference = reference
         self.notes: dict[str, None] = {}
         self._keep = keep
         self._meter = meter or Meter(None)
@@ -73,6 +89,28 @@ class Statistics:
         """Have the rows of all subjects perhaps asked for."""
         grouping = grouping_of(by)
         self._meter.expect(sum(grouping.nbytes(tensors) for tensors in self.subjects(by).values()))
+
+    @cached_property
+    def difference(self) -> Diff:
+        """How it differs from its reference.
+
+        Raises
+        ------
+        UsageError
+            If it has none.
+        """
+        if self.reference is None:
+            raise UsageError("a difference is of two sources", field="sources", found=1)
+        passed = 0
+
+        def progress(done: int, total: int) -> None:
+            nonlocal passed
+            self._meter.advance(done - passed)
+            passed = done
+
+        found = diff(self.reference.db, self.db, progress=progress)
+        self.notes |= dict.fromkeys(found.notes)
+        return found
 
     def save(self) -> None:
         """Leave in the store what is new."""

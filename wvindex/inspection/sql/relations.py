@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from wvindex.arch.keys import split_layer
 from wvindex.building import plan
 from wvindex.formats.ledger import LedgerEntry
+from wvindex.inspection import difference_rows
 from wvindex.inspection.experts import EXPERT
 from wvindex.inspection.heads import HEAD
 from wvindex.inspection.spectrum import SPECTRUM
 from wvindex.inspection.sql.on_demand import SPECTRA, Statistics
-from wvindex.inspection.sql.schema import Column, columns
+from wvindex.inspection.sql.schema import DIFFERENCES, Column, columns
+from wvindex.inspection.table import Table
 from wvindex.inspection.tensor_stats import CHANNELS, LAYER, MOMENTS, ROLE, ROW, SPREAD, Row, place
 from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
@@ -219,6 +221,20 @@ _SHAPE: Final = ("shape", "dims", "encoding", "dtype", "exactness", "mapped", "m
 _CHANNEL: Final = ("channel", *MOMENTS, "absmax_ratio")
 
 
+def _differences(table: Literal["tensors", "roles", "layers"]) -> Callable[[Statistics], Iterator[Base]]:
+    """Give the base of a table of differences: a row for each source but the first."""
+
+    def rows(of: Statistics) -> list[Row]:
+        found: Table = getattr(of.difference, table)
+        return [row | {"at_index": row.get("at")} for row in found]  # AT is a word of SQL's own
+
+    def base(of: Statistics) -> Iterator[Base]:
+        if of.reference is not None:
+            yield Base({"reference": of.reference.name}, partial(rows, of))
+
+    return base
+
+
 def _relation(
     name: str,
     meaning: str,
@@ -266,4 +282,31 @@ _ALL: Final = (
 )
 
 RELATIONS: Final[dict[str, Relation]] = {relation.name: relation for relation in _ALL}
-"""The tables of every store, by name. A new one is one entry."""
+"""The tables of one source, by name. A new one is one entry."""
+
+
+def _difference(
+    name: str, meaning: str, table: Literal["tensors", "roles", "layers"], names: tuple[str, ...]
+) -> Relation:
+    """Make a table of `wvindex.diff`; what is over a threshold is the query's to say."""
+    return Relation(
+        name,
+        meaning,
+        columns("reference", "store", among=DIFFERENCES),
+        _differences(table),
+        columns(*({"at": "at_index"}.get(one, one) for one in names if one != "over"), among=DIFFERENCES),
+        many=True,
+    )
+
+
+_PAIRED: Final = (
+    _difference("diff", "a tensor that both have", "tensors", difference_rows.TENSOR),
+    _difference("diff_roles", "a role, all tensors that both have", "roles", difference_rows.ROLE),
+    _difference("diff_layers", "a layer, all tensors that both have", "layers", difference_rows.LAYER),
+)
+
+DIFFERENCE_RELATIONS: Final[dict[str, Relation]] = {relation.name: relation for relation in _PAIRED}
+"""The tables that hold every source but the first against the first."""
+
+TABLES: Final[dict[str, Relation]] = RELATIONS | DIFFERENCE_RELATIONS
+"""All that queries may name."""

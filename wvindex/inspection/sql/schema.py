@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -114,12 +114,52 @@ COLUMNS: Final[dict[str, Column]] = {
         **{f"{letter}_kurtosis": f"kurtosis of its {what}" for letter, what in _LETTERS.items()},
     ),
 }
-"""All columns by name: one name means the same in every table."""
+"""Columns of a source's tables by name: one name means the same in every one."""
 
 
-def columns(*names: str) -> tuple[Column, ...]:
+DIFFERENCES: Final[dict[str, Column]] = {
+    **COLUMNS,
+    **_columns(
+        "VARCHAR",
+        reference="the source that the store is held against: the first",
+        status="same, rounding (of a product) or different",
+        a_encoding="how the reference stores it",
+        b_encoding="how the store does",
+        compared="stored, moved or factors: what was compared of a tensor that is stored in two ways",
+    ),
+    **_columns(
+        "BIGINT",
+        count="how many pairs of values",
+        different="tensors that are",
+        changed="values that are not equal",
+        nonfinite="of these, NaN or infinity on one side, or another on each",
+        worst_row="the row that suffered most",
+        worst_expert="the expert that suffered most",
+    ),
+    **_columns("BIGINT[]", at_index="where the largest difference is"),
+    **_columns(
+        "DOUBLE",
+        a_bits="stored bits a value of the reference",
+        b_bits="stored bits a value of the store",
+        rel_l2="l2 of the differences over the reference's l2",
+        max_abs="largest |difference|",
+        mean_abs="mean |difference|",
+        rmse="root of the mean square difference",
+        cosine="of all values of one and of the other",
+        sqnr_db="signal to quantization noise: -20 log10(rel_l2)",
+        a_at="the reference's value there",
+        b_at="the store's",
+        worst_row_rel_l2="rel_l2 of that row",
+        worst_expert_rel_l2="rel_l2 of that expert",
+        rounding="rel_l2 that the rounding of products explains",
+    ),
+}
+"""Columns of the tables that hold one source against another."""
+
+
+def columns(*names: str, among: Mapping[str, Column] = COLUMNS) -> tuple[Column, ...]:
     """Give columns by name."""
-    return tuple(COLUMNS[name] for name in names)
+    return tuple(among[name] for name in names)
 
 
 def json_structure(some: Iterable[Column]) -> str:
