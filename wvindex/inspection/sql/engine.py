@@ -23,7 +23,18 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from wvindex.errors import StoreError, UsageError
 from wvindex.inspection.sql.on_demand import Meter, Statistics
 from wvindex.inspection.sql.relations import DIFFERENCE_RELATIONS, TABLES, Compute, Relation
-from wvindex.inspection.sql.schema import Column, json_structure
+from wvindex.inspection.sql.schema import json_structure
+from wvindex.inspection.sql.views import (
+    COMPUTE,
+    ID,
+    KNOWN,
+    SCHEMA,
+    known_columns,
+    quoted_name,
+    quoted_text,
+    table_name,
+    view_query,
+)
 from wvindex.query.database import Store
 
 if TYPE_CHECKING:
@@ -32,13 +43,11 @@ if TYPE_CHECKING:
 _READS: Final = frozenset({"SELECT", "MULTI"})
 """Kinds of statement that may run. MULTI is a PIVOT, which first looks for its columns."""
 
-_SCHEMA: Final = "wvindex_known"
-_BASE: Final = "known_"
-_COMPUTE: Final = "wvindex_compute_"
-_ID: Final = "wvindex_id"
-
 _SPECIAL: Final[Any] = "special"
 """Have NULL passed as None. The enumeration that DuckDB has for it stands elsewhere in every version."""
+
+_INTERRUPTED: Final = "Query interrupted"
+"""What DuckDB's Python makes of Ctrl-C in the middle of its own work."""
 
 _SETTINGS: Final = {
     "threads": 1,  # statistics have threads of their own, and Ctrl-C reaches this one
@@ -76,6 +85,7 @@ class Engine:
         for name, db in stores.items():
             first = next(iter(self._statistics.values()), None)
             self._statistics[name] = Statistics(db, keep=keep, meter=meter, name=name, reference=first)
+        self._tables = dict(TABLES)
         self._computes: dict[str, list[Compute | None]] = {}
         self._failure: BaseException | None = None
         self._connection: duckdb.DuckDBPyConnection = self._duckdb.connect(":memory:", config=_SETTINGS)
@@ -83,11 +93,11 @@ class Engine:
     def __enter__(self) -> Self:
         """Give itself, with every table known."""
         self._connection.execute("SET python_enable_replacements = false")
-        self._connection.execute(f"CREATE SCHEMA {_SCHEMA}")
-        for relation in TABLES.values():
+        self._connection.execute(f"CREATE SCHEMA {SCHEMA}")
+        for relation in self._tables.values():
             self._declare(relation)
         if self._output is not None:
-            self._connection.execute(f"SET allowed_directories = [{_text(f'{self._output}/')}]")
+            self._connection.execute(f"SET allowed_directories = [{quoted_text(f'{self._output}/')}]")
         self._connection.execute("SET enable_external_access = false")
         self._connection.execute("SET lock_configuration = true")
         return self
@@ -128,18 +138,18 @@ class Engine:
         """Make the view, over a table that is empty for now."""
         if relation.computed:
             self._connection.create_function(
-                f"{_COMPUTE}{relation.name}",
+                f"{COMPUTE}{relation.name}",
                 partial(self._computed, relation),
                 [self._connection.type("BIGINT")],
                 self._connection.type("VARCHAR"),
                 null_handling=_SPECIAL,
             )
         self._make_table(relation)
-        self._connection.execute(f"CREATE VIEW {_name(relation.name)} AS {_view(relation)}")
+        self._connection.execute(f"CREATE VIEW {quoted_name(relation.name)} AS {view_query(relation)}")
 
     def _make_table(self, relation: Relation) -> None:
-        known = ", ".join(f"{_name(one.name)} {one.type}" for one in _known(relation))
-        self._connection.execute(f"CREATE OR REPLACE TABLE {_table(relation)} ({known})")
+        known = ", ".join(f"{quoted_name(one.name)} {one.type}" for one in known_columns(relation))
+        self._connection.execute(f"CREATE OR REPLACE TABLE {table_name(relation)} ({known})")
 
     def _result(self, query: str) -> duckdb.DuckDBPyRelation:
         self._require_query(query)
@@ -147,7 +157,7 @@ class Engine:
         try:
             result = self._connection.sql(query)
         except self._duckdb.CatalogException:  # a table was named where DuckDB does not look for names
-            self._load(TABLES.values())
+            self._load(self._tables.values())
             result = self._connection.sql(query)
         return self._distinct(result)
 
@@ -158,34 +168,40 @@ class Engine:
         names = _distinct(result.columns)
         if names == result.columns:
             return result
-        quoted = ", ".join(map(_name, names))
+        quoted = ", ".join(map(quoted_name, names))
         named = f"SELECT * FROM wvindex_result AS wvindex_result({quoted})"
         return self._distinct(result.query("wvindex_result", named))
 
     def _require_query(self, query: str) -> None:
         statements = self._connection.extract_statements(query)
-        kinds = [_kind(statement) for statement in statements]
-        if [statement for statement in statements if statement.query] != statements:
-            kinds = ["MULTI"]  # DuckDB 1's parts of a PIVOT, which nobody wrote
+        kinds = [_kind(statement) for statement in statements if statement.query]
+        if len(kinds) < len(statements):  # what DuckDB 1 makes of a PIVOT has no text
+            kinds.append("MULTI")
         if len(kinds) != 1:
             raise UsageError("one query at a time", field="query", expected=1, found=len(kinds))
         if kinds[0] not in _READS:
             raise UsageError("only queries are run", field="query", expected="SELECT", found=kinds[0])
 
     def _load_named(self, query: str) -> None:
-        """Fill the tables that a query names, and remove the others: none is ever read that is not filled."""
+        """Fill the tables that a query names, and remove the others: none is read that was not filled."""
         try:
             named = self._connection.get_table_names(query)
         except self._duckdb.Error:  # a PIVOT, or what is refused once it is run
             named = set()
-        chosen = [one for one in TABLES.values() if f"{_BASE}{one.name}" in named]
-        if len(self._statistics) < 2 and any(one.name in DIFFERENCE_RELATIONS for one in chosen):
+        chosen = [one for one in self._tables.values() if f"{KNOWN}{one.name}" in named]
+        if len(self._statistics) < 2:
+            self._forget_differences(chosen)
+        for relation in self._tables.values():
+            self._connection.execute(f"DROP TABLE {table_name(relation)}")
+        self._load(chosen or self._tables.values())  # all of them for SHOW TABLES and the like
+
+    def _forget_differences(self, chosen: Sequence[Relation]) -> None:
+        """Remove the tables that take two sources, and refuse a query that names one."""
+        if any(relation.name in DIFFERENCE_RELATIONS for relation in chosen):
             raise UsageError("a difference is of two sources", field="sources", found=len(self._statistics))
-        if not chosen:  # SHOW TABLES and the like
-            chosen = list(TABLES.values())
-        for relation in TABLES.values():
-            self._connection.execute(f"DROP TABLE {_table(relation)}")
-        self._load(chosen)
+        for name in DIFFERENCE_RELATIONS:
+            self._connection.execute(f"DROP VIEW {quoted_name(name)}")
+            del self._tables[name]
 
     def _load(self, relations: Iterable[Relation]) -> None:
         for relation in relations:
@@ -199,15 +215,15 @@ class Engine:
         for store, statistics in self._statistics.items():
             for base in relation.base(statistics):
                 cells = {column.name: base.cells.get(column.name) for column in relation.known}
-                rows.append(cells | {_ID: len(rows), "store": store})
+                rows.append(cells | {ID: len(rows), "store": store})
                 computes.append(base.compute)
             if relation.by is not None:
                 statistics.expect(relation.by)
-        structure = json_structure(_known(relation))
+        structure = json_structure(known_columns(relation))
         self._make_table(relation)
         self._connection.execute(
-            f"INSERT INTO {_table(relation)} BY NAME "
-            f"SELECT unnest(from_json($1, {_text(f'[{structure}]')}), recursive := true)",
+            f"INSERT INTO {table_name(relation)} BY NAME "
+            f"SELECT unnest(from_json($1, {quoted_text(f'[{structure}]')}), recursive := true)",
             [json.dumps(rows)],
         )
 
@@ -235,6 +251,10 @@ class Engine:
             if isinstance(error, self._duckdb.IOException) and self._output is not None:
                 raise StoreError(f"the output cannot be written: {_message(error)}") from error
             raise UsageError(_message(error), field="query") from error
+        except RuntimeError as error:
+            if str(error) == _INTERRUPTED:
+                raise KeyboardInterrupt from error
+            raise
 
 
 def _duckdb() -> Any:
@@ -242,30 +262,6 @@ def _duckdb() -> Any:
         return import_module("duckdb")
     except ImportError as error:
         raise UsageError("queries need DuckDB: pip install 'wvindex[sql]'", field="query") from error
-
-
-def _known(relation: Relation) -> list[Column]:
-    return [Column(_ID, "BIGINT", "number of the row, for what is computed of it"), *relation.known]
-
-
-def _table(relation: Relation) -> str:
-    return f"{_SCHEMA}.{_BASE}{relation.name}"
-
-
-def _view(relation: Relation) -> str:
-    """Give the query that a table's name stands for."""
-    known = ", ".join(_name(one.name) for one in relation.known)
-    source = _table(relation)
-    if not relation.computed:
-        return f"SELECT {known} FROM {source}"
-    structure = json_structure(relation.computed)
-    structure = f"[{structure}]" if relation.many else structure
-    values = f"from_json({_COMPUTE}{relation.name}({_ID}), {_text(structure)})"
-    if relation.many:
-        cells = ", ".join(f"wvindex_row.{_name(one.name)}" for one in relation.computed)
-        return f"SELECT {known}, {cells} FROM (SELECT *, unnest({values}) AS wvindex_row FROM {source})"
-    cells = ", ".join(f"({values}).{_name(one.name)} AS {_name(one.name)}" for one in relation.computed)
-    return f"SELECT {known}, {cells} FROM {source}"
 
 
 def _kind(statement: duckdb.Statement) -> str:
@@ -282,19 +278,12 @@ def _message(error: Exception) -> str:
 
 def _distinct(names: Sequence[str]) -> list[str]:
     """Number names that stand several times, as DuckDB does in data frames: ``key``, ``key_1``."""
-    found: list[str] = []
+    found: dict[str, str] = {}  # by what DuckDB takes for the same name
+    given = {name.lower() for name in names}
     for name in names:
         fresh, number = name, 0
-        while fresh in found or (number and fresh in names):
+        while fresh.lower() in found or (number and fresh.lower() in given):
             number += 1
             fresh = f"{name}_{number}"
-        found.append(fresh)
-    return found
-
-
-def _name(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _text(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+        found[fresh.lower()] = fresh
+    return list(found.values())
