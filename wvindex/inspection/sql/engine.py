@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from wvindex.errors import StoreError, UsageError
 from wvindex.inspection.sql.on_demand import Meter, Statistics
 from wvindex.inspection.sql.relations import DIFFERENCE_RELATIONS, TABLES, Compute, Relation
-from wvindex.inspection.sql.schema import json_structure
+from wvindex.inspection.sql.schema import Column, json_structure
 from wvindex.inspection.sql.views import (
     COMPUTE,
     ID,
@@ -135,21 +135,16 @@ class Engine:
             self._result(query).write_parquet(str(path), compression="zstd")
 
     def _declare(self, relation: Relation) -> None:
-        """Make the view, over a table that is empty for now."""
-        if relation.computed:
-            self._connection.create_function(
-                f"{COMPUTE}{relation.name}",
-                partial(self._computed, relation),
-                [self._connection.type("BIGINT")],
-                self._connection.type("VARCHAR"),
-                null_handling=_SPECIAL,
-            )
-        self._make_table(relation)
-        self._connection.execute(f"CREATE VIEW {quoted_name(relation.name)} AS {view_query(relation)}")
+        """Have DuckDB know a table and its columns, so that it tells which tables a query names."""
+        self._make_table(relation, relation.columns)
+        self._make_view(relation, f"SELECT * FROM {table_name(relation)}")
 
-    def _make_table(self, relation: Relation) -> None:
-        known = ", ".join(f"{quoted_name(one.name)} {one.type}" for one in known_columns(relation))
-        self._connection.execute(f"CREATE OR REPLACE TABLE {table_name(relation)} ({known})")
+    def _make_table(self, relation: Relation, columns: Iterable[Column]) -> None:
+        typed = ", ".join(f"{quoted_name(one.name)} {one.type}" for one in columns)
+        self._connection.execute(f"CREATE OR REPLACE TABLE {table_name(relation)} ({typed})")
+
+    def _make_view(self, relation: Relation, query: str) -> None:
+        self._connection.execute(f"CREATE OR REPLACE VIEW {quoted_name(relation.name)} AS {query}")
 
     def _result(self, query: str) -> duckdb.DuckDBPyRelation:
         self._require_query(query)
@@ -220,16 +215,25 @@ class Engine:
             if relation.by is not None:
                 statistics.expect(relation.by)
         structure = json_structure(known_columns(relation))
-        self._make_table(relation)
+        self._make_table(relation, known_columns(relation))
         self._connection.execute(
             f"INSERT INTO {table_name(relation)} BY NAME "
             f"SELECT unnest(from_json($1, {quoted_text(f'[{structure}]')}), recursive := true)",
             [json.dumps(rows)],
         )
+        if relation.computed:
+            self._connection.create_function(
+                f"{COMPUTE}{relation.name}",
+                partial(self._computed, relation),
+                [self._connection.type("BIGINT")],
+                self._connection.type("VARCHAR"),
+                null_handling=_SPECIAL,
+            )
+        self._make_view(relation, view_query(relation))
 
     def _computed(self, relation: Relation, row: int | None) -> str | None:
         """Give what is computed of a row, as JSON; DuckDB calls this."""
-        computes = self._computes.get(relation.name, [])
+        computes = self._computes[relation.name]
         call = computes[row] if row is not None and 0 <= row < len(computes) else None
         if call is None:
             return None

@@ -20,7 +20,7 @@ ID: Final = "wvindex_id"
 
 
 def known_columns(relation: Relation) -> list[Column]:
-    """Give the columns of DuckDB's own table: the number of the row, and what headers tell."""
+    """Give the columns of a table that is filled: the number of the row, and what headers tell."""
     return [Column(ID, "BIGINT", "number of the row, for what is computed of it"), *relation.known]
 
 
@@ -41,10 +41,9 @@ def view_query(relation: Relation) -> str:
     if relation.many:
         cells = ", ".join(f"wvindex_row.{quoted_name(one.name)}" for one in relation.computed)
         return f"SELECT {known}, {cells} FROM (SELECT *, unnest({values}) AS wvindex_row FROM {source})"
-    cells = ", ".join(
-        f"({values}).{quoted_name(one.name)} AS {quoted_name(one.name)}" for one in relation.computed
-    )
-    return f"SELECT {known}, {cells} FROM {source}"
+    # Each column by itself: what of a struct is not used, DuckDB does not always leave out.
+    names = [quoted_name(one.name) for one in relation.computed]
+    return f"SELECT {known}, {', '.join(f'({values}).{name} AS {name}' for name in names)} FROM {source}"
 
 
 def quoted_name(name: str) -> str:
