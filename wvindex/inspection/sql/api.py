@@ -178,8 +178,9 @@ def _named(sources: Sequence[Source | Mapping[str, Source]]) -> list[tuple[str, 
 def source_name(source: Source) -> str:
     """Give the name of a source that was given none: its file's, without the suffix."""
     text = str(source.path) if isinstance(source, Store) else os.fspath(source)
-    path = Path(urlsplit(text).path) if "://" in text else Path(text).resolve()
-    return path.stem or text
+    path = Path(urlsplit(text).path) if "://" in text else Path(text)
+    named = path if path.name not in {"", ".."} else path.resolve()
+    return named.stem or text
 
 
 def _plain(value: Any) -> Any:
