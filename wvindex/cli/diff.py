@@ -106,17 +106,18 @@ def command(
     worst: int,
     **printing: Any,
 ) -> None:
-    """Show how the weights of B differ from those of A, the most damaged first.
+    """Show how the weights of B differ from those of A.
 
     A and B are stores, or bare GGUF or safetensors checkpoints. They are compared value by value, decoded,
     by standard key: packing, row order, stacking or a tied head are no difference. SELECTOR is a glob for
-    keys, as in `wvindex ls`.
+    keys, as in `wvindex ls`. The most damaged tensors come first.
 
     Exits with 1 if a tensor is beyond the threshold (by default, if any value differs), if a key is missing
     or extra, if a shape differs, or a field of the configuration that changes what is computed.
     """
     import wvindex as wv
 
+    _require_printable(by, printing)
     with wv.open(a) as left, wv.open(b) as right:
         layers = None if layer is None else layer_numbers([*left, *right], layer)
         with scan_progress() as progress:
@@ -136,13 +137,24 @@ def command(
         ctx.exit(DIFFERENT)
 
 
-def _print(found: Diff, by: str, printing: dict[str, Any]) -> None:
-    table: Table = getattr(found, TABLES[by])
+def _require_printable(by: str, printing: dict[str, Any]) -> None:
+    """Refuse what cannot be printed before hours are spent on it."""
+    from wvindex.inspection.differences import COLUMNS
+    from wvindex.inspection.table import Table
+
     if printing["as_json"] and printing["as_csv"]:
         raise UsageError("one format at a time", field="csv", found="--json and --csv")
+    _arranged(Table(TABLES[by], COLUMNS[TABLES[by]], ()), printing)
+
+
+def _arranged(table: Table, printing: dict[str, Any]) -> Table:
+    return arranged(table, **{name: printing[name] for name in ("columns", "sort", "ascending")})
+
+
+def _print(found: Diff, by: str, printing: dict[str, Any]) -> None:
+    table: Table = getattr(found, TABLES[by])
     if printing["as_json"]:
-        chosen = {name: printing[name] for name in ("columns", "sort", "ascending")}
-        emit_json(found.to_json() | {TABLES[by]: arranged(table, **chosen).to_json()})
+        emit_json(found.to_json() | {TABLES[by]: _arranged(table, printing).to_json()})
     elif printing["as_csv"]:
         emit_result(table, shown=(), **printing)
     else:
@@ -158,18 +170,20 @@ def _print(found: Diff, by: str, printing: dict[str, Any]) -> None:
 
 
 def _changed(table: Table) -> Table:
-    """Leave out tensors that are the same."""
+    """Leave out tensors that are the same, if but for rounding."""
     if "status" not in table.columns:
         return table
-    rows = tuple(row for row, status in zip(table.rows, table["status"], strict=True) if status != "same")
+    rows = tuple(
+        row for row, status in zip(table.rows, table["status"], strict=True) if status == "different"
+    )
     return replace(table, rows=rows)
 
 
 def _columns(table: Table, by: str) -> list[str]:
+    """Give the columns that are shown; some of them only where something stands there."""
+    nothing = {"nonfinite": {0}}
     return [
-        name
-        for name in SHOWN[by]
-        if name not in _IF_ANY or any(one is not None and one for one in table[name])
+        name for name in SHOWN[by] if name not in _IF_ANY or not {*table[name]} <= nothing.get(name, {None})
     ]
 
 
@@ -194,7 +208,7 @@ def _counts(found: Diff) -> Iterator[str]:
             yield f"{statuses.count(status)} {'equal but for rounding' if status == 'rounding' else status}"
     if found.threshold is not None:
         sign = "<" if found.metric in ("cosine", "sqnr_db") else ">"
-        yield f"{sum(found.tensors['over'])} of {found.metric} {sign} {found.threshold:g}"
+        yield f"{sum(found.tensors['over'])} with {found.metric} {sign} {found.threshold:g}"
     for name, text in (("missing", "missing in b"), ("extra", "in b alone"), ("unlike", "of another shape")):
         if len(table := getattr(found, name)):
             yield f"{len(table)} {text}"

@@ -18,6 +18,9 @@ _NAMES: Final = frozenset(
 )
 """Fields that name things, limit them, or say how they are stored: the same weights compute the same."""
 
+_UNSAID: Final[tuple[object, ...]] = (None, (), [])
+"""What stands for a field of which a source of an unknown family says nothing."""
+
 _NEAR: Final = 1e-6
 """GGUF keeps numbers in float32, Hugging Face in decimal: they are equal within its rounding."""
 
@@ -25,12 +28,19 @@ _NEAR: Final = 1e-6
 def config_differences(a: ModelConfig, b: ModelConfig, pairs: Iterable[Pair]) -> Table:
     """Give a row for each field that differs: the columns `CONFIG`.
 
-    ``matters`` where both sides say something, and it changes what the model computes from its weights.
+    ``matters`` where it changes what the model computes from its weights. Of a family that is not known, what
+    a side does not say is not known either, and does not; of others, None is that there is none of it.
     Factors that a projection's output is multiplied by (`RowScale`) count as fields of their tensor.
     """
     left, right = _leaves(a.to_json()), _leaves(b.to_json())
+    is_known = a.family is not None and b.family is not None
     rows = [
-        {"field": name, "a": _text(x), "b": _text(y), "matters": _matters(name, x, y)}
+        {
+            "field": name,
+            "a": _text(x),
+            "b": _text(y),
+            "matters": _matters(name) and (is_known or (x not in _UNSAID and y not in _UNSAID)),
+        }
         for name in dict.fromkeys((*left, *right))
         if not _same(x := left.get(name), y := right.get(name))
     ]
@@ -59,8 +69,8 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def _matters(name: str, a: Any, b: Any) -> bool:
-    return a is not None and b is not None and name.rpartition(".")[2] not in _NAMES
+def _matters(name: str) -> bool:
+    return name.rpartition(".")[2] not in _NAMES
 
 
 def _text(value: Any) -> str | None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from wvindex.errors import UsageError
 from wvindex.formats.blas import one_thread
 from wvindex.inspection import difference_rows as rows_of
 from wvindex.inspection.aligned import Alignment, Pair, align, selected
-from wvindex.inspection.config_difference import config_differences
+from wvindex.inspection.config_difference import CONFIG, config_differences
 from wvindex.inspection.difference_rows import Compared
 from wvindex.inspection.gap import METRICS, Gap
 from wvindex.inspection.table import Table
@@ -179,6 +179,21 @@ def _check(metric: str, threshold: float | None, worst: int) -> None:
         raise UsageError("a number of rows is not negative", field="worst", found=worst)
 
 
+COLUMNS: Final = {
+    "tensors": rows_of.TENSOR,
+    "roles": rows_of.ROLE,
+    "layers": rows_of.LAYER,
+    "model": rows_of.GROUP,
+    "experts": rows_of.EXPERT,
+    "rows": rows_of.ROW,
+    "missing": rows_of.ONE_SIDED,
+    "extra": rows_of.ONE_SIDED,
+    "unlike": rows_of.UNLIKE,
+    "config": CONFIG,
+}
+"""Columns of the tables of a `Diff`, by name."""
+
+
 class _Run:
     """Goes through pairs, and makes tables of what it finds."""
 
@@ -207,17 +222,15 @@ class _Run:
             b=str(b.path),
             metric=self._metric,
             threshold=self._threshold,
-            tensors=self._ranked("tensors", rows_of.TENSOR, rows),
-            roles=self._ranked("roles", rows_of.ROLE, _grouped("role", every)),
-            layers=Table.of_dicts("layers", rows_of.LAYER, _grouped("layer", every)),
-            model=Table.of_dicts("model", rows_of.GROUP, [rows_of.group_row(every)] if every else []),
-            experts=self._ranked("experts", rows_of.EXPERT, _all(rows_of.expert_rows, compared)),
-            rows=self._ranked("rows", rows_of.ROW, _all(rows_of.row_rows, compared)),
-            missing=_one_sided("missing", self._found.missing),
-            extra=_one_sided("extra", self._found.extra),
-            unlike=Table.of_dicts(
-                "unlike", rows_of.UNLIKE, [rows_of.unlike_row(*two) for two in self._found.unlike]
-            ),
+            tensors=self._ranked("tensors", rows),
+            roles=self._ranked("roles", _grouped("role", every)),
+            layers=_table("layers", _grouped("layer", every)),
+            model=_table("model", [rows_of.group_row(every)] if every else []),
+            experts=self._ranked("experts", _all(rows_of.expert_rows, compared)),
+            rows=self._ranked("rows", _all(rows_of.row_rows, compared)),
+            missing=_table("missing", map(rows_of.one_sided_row, self._found.missing)),
+            extra=_table("extra", map(rows_of.one_sided_row, self._found.extra)),
+            unlike=_table("unlike", (rows_of.unlike_row(*two) for two in self._found.unlike)),
             config=config_differences(a.config, b.config, self._found.pairs),
             notes=self._found.notes,
         )
@@ -241,8 +254,8 @@ class _Run:
             self._advance(tensor.nbytes)
         return gaps
 
-    def _ranked(self, name: str, columns: Sequence[str], rows: list[Row]) -> Table:
-        return Table.of_dicts(name, columns, rows_of.ranked(rows, self._metric))
+    def _ranked(self, name: str, rows: list[Row]) -> Table:
+        return _table(name, rows_of.ranked(rows, self._metric))
 
     def _advance(self, nbytes: int) -> None:
         self._done += nbytes
@@ -265,5 +278,5 @@ def _all(rows: Callable[[Compared], list[Row]], compared: Sequence[Compared]) ->
     return [row for one in compared for row in rows(one)]
 
 
-def _one_sided(name: str, tensors: Sequence[Any]) -> Table:
-    return Table.of_dicts(name, rows_of.ONE_SIDED, map(rows_of.one_sided_row, tensors))
+def _table(name: str, rows: Iterable[Row]) -> Table:
+    return Table.of_dicts(name, COLUMNS[name], rows)

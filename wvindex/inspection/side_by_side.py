@@ -124,8 +124,10 @@ def worst_rows(states: NDArray[np.float64], n: int) -> NDArray[np.intp]:
     relative[np.isnan(relative)] = math.inf
     relative[states[:, kernels.CHANGED] == 0] = -1
     odd = states[:, kernels.NONFINITE]
-    order = np.lexsort((-states[:, kernels.SQUARES], -relative, -odd))[:n]  # stable: the first of equals
-    return order[relative[order] >= 0]
+    least = np.partition(relative, -n)[-n] if 0 < n < len(relative) else 0.0
+    some = np.flatnonzero((relative >= max(least, 0)) | (odd > 0))  # few: sorting all would take longer
+    order = np.lexsort((-states[some, kernels.SQUARES], -relative[some], -odd[some]))  # the first of equals
+    return some[order[:n]]
 
 
 def side_by_side(a: Tensor, b: Tensor, *, n_worst: int = 0) -> Seen:
