@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from wvindex.inspection.api import stats
     from wvindex.inspection.differences import Diff, diff
     from wvindex.inspection.frame import frame
+    from wvindex.inspection.layer_page import LayerPage
+    from wvindex.inspection.model_page import ModelPage
+    from wvindex.inspection.pages import inspect
     from wvindex.inspection.sql.api import export_sql, sql, sql_schema
     from wvindex.inspection.sql.recipes import sql_recipes
     from wvindex.inspection.table import Table
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Diff",
+    "LayerPage",
+    "ModelPage",
     "Plan",
     "Progress",
     "Store",
@@ -37,6 +42,7 @@ __all__ = [
     "errors",
     "export_sql",
     "frame",
+    "inspect",
     "open",
     "plan",
     "sql",
@@ -48,6 +54,8 @@ __all__ = [
 
 _HOMES = {
     "Diff": "wvindex.inspection.differences",
+    "LayerPage": "wvindex.inspection.layer_page",
+    "ModelPage": "wvindex.inspection.model_page",
     "Plan": "wvindex.transform.plan",
     "Progress": "wvindex.building",
     "Store": "wvindex.query.database",
@@ -59,6 +67,7 @@ _HOMES = {
     "errors": "wvindex",
     "export_sql": "wvindex.inspection.sql.api",
     "frame": "wvindex.inspection.frame",
+    "inspect": "wvindex.inspection.pages",
     "open": "wvindex.opening",
     "plan": "wvindex.building",
     "sql": "wvindex.inspection.sql.api",

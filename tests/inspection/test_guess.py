@@ -125,6 +125,14 @@ def with_little_room(self: guess_module.Guess, is_kept: NDArray[np.bool_]) -> No
     )
 )
 def test_any_values_of_any_shape(arrays: list[Floats]) -> None:
+    require_exact_of_few(arrays)
+
+
+def test_a_limit_beyond_float32() -> None:
+    require_exact_of_few([np.array([1e38, 0], np.float32)])
+
+
+def require_exact_of_few(arrays: list[Floats]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(guess_module, "MIN_VALUES", 1)
         require_exact(summarize([plain_tensor(values) for values in arrays]), arrays)

@@ -20,6 +20,7 @@ COMMANDS: Final = (
     "show",
     "verify",
     "stats",
+    "inspect",
     "diff",
     "sql",
     "run",

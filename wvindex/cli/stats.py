@@ -22,25 +22,27 @@ if TYPE_CHECKING:
     from wvindex.inspection.table import Table
     from wvindex.query.database import Store
 
-BY: Final = ("tensor", "layer", "role", "head", "expert", "row", "column")
+BY: Final = ("tensor", "layer", "role", "head", "expert", "feature", "row", "column")
 
 _OF_MOST: Final = ("mean", "std", "absmax", "kurtosis")
+_RANKS: Final = ("stable_rank", "effective_rank", "spectral_norm")
 
 SHOWN: Final = {
-    "tensor": ("key", "encoding", *_OF_MOST, "outliers", "stable_rank", "effective_rank", "spectral_norm"),
+    "tensor": ("key", "encoding", *_OF_MOST, "outliers", *_RANKS),
     "layer": ("layer", "tensors", "bits_per_weight", *_OF_MOST, "outliers"),
     "role": ("role", "tensors", "bits_per_weight", *_OF_MOST, "outliers"),
     "head": ("layer", "head", "kv_head", "qk_norm", "ov_norm", "q_l2", "k_l2", "v_l2", "o_l2"),
-    "expert": ("key", "expert", "l2", "norm_ratio", "dead", "nearest", "cosine", "duplicate"),
+    "expert": ("key", "expert", "l2", "norm_ratio", "dead", "nearest", "cosine", "duplicate", *_RANKS),
+    "feature": ("layer", "role", "expert", "feature", "gate_l2", "up_l2", "down_l2", "strength"),
     "row": ("key", "row", *_OF_MOST, "l2"),
     "column": ("key", "column", *_OF_MOST, "absmax_ratio"),
 }
 """Columns that fit a terminal; --columns, --json and --csv have the others."""
 
-PARTS: Final = ("head", "expert", "row", "column")
+PARTS: Final = ("head", "expert", "feature", "row", "column")
 """What of a tensor or a layer a row may be."""
 
-PLOTTED: Final = {"head": "qk_norm", "expert": "l2"}
+PLOTTED: Final = {"head": "qk_norm", "expert": "l2", "feature": "strength"}
 """What a plot without --sort shows, where it is not the standard deviation."""
 
 _BINS: Final = 33
@@ -58,7 +60,8 @@ _TERMINAL: Final = "-"
 @click.option(
     "--spectrum",
     type=click.Choice(("top", "full")),
-    help="Also singular values of matrices: the largest, or all of them for the effective rank.",
+    help="Also singular values of matrices, or by expert of each one: the largest, or all of them for the "
+    "effective rank.",
 )
 @click.option(
     "--plot",
@@ -148,9 +151,10 @@ def _bars(db: Store, table: Table, by: str, sort: str | None, *, ascending: bool
 
 def _label(row: Mapping[str, Any]) -> str:
     """Say what a row of a table is."""
-    if "role" in row and "key" not in row:
+    if "role" in row and not {"key", "feature"} & row.keys():
         return str(row["role"])
     number = "" if row.get("layer") is None else f"layer {row['layer']}"
     parts = [str(row.get("key", number or "no layer"))]
-    parts += [f"{name} {row[name]}" for name in PARTS if name in row]
+    parts += [str(row["role"])] if "feature" in row else []
+    parts += [f"{name} {row[name]}" for name in PARTS if row.get(name) is not None]
     return " ".join(parts)

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any, Final, Literal
 
 from wvindex.errors import UsageError
-from wvindex.inspection.api import Progress
+from wvindex.inspection.collect import Progress
 from wvindex.inspection.sql.on_demand import Meter, Statistics
 from wvindex.inspection.sql.relations import RELATIONS, Relation
 from wvindex.inspection.sql.schema import Column
@@ -40,8 +40,8 @@ def frame(
     ----------
     source : Store, path or URL
     table : str
-        ``tensors``, ``spectra``, ``layers``, ``roles``, ``heads``, ``experts``, ``channels``, ``rows``,
-        ``stores``, ``config``, ``aliases`` or ``sources``; see `wvindex.sql_schema`.
+        ``tensors``, ``spectra``, ``layers``, ``roles``, ``heads``, ``experts``, ``features``, ``channels``,
+        ``rows``, ``stores``, ``config``, ``aliases`` or ``sources``; see `wvindex.sql_schema`.
     kind : {"auto", "arrow", "pandas"}
         A ``pyarrow.Table`` or a ``pandas.DataFrame``; by default Arrow where it is installed, else pandas.
     keep : bool

@@ -138,7 +138,8 @@ def guess(tensors: Sequence[Tensor], probabilities: Sequence[float], sigmas: flo
         slack = _DEVIATIONS * math.sqrt(n * p * (1 - p)) + 1
         first, last = np.searchsorted(upto, [n * p - slack, n * p + slack], side="right")
         is_kept[first : last + 1] = True
-    limits = np.array([sigmas * factor * math.sqrt(variance) for factor in _LIMITS], np.float32)
+    largest = float(np.finfo(np.float32).max)
+    limits = np.array([min(sigmas * factor * math.sqrt(variance), largest) for factor in _LIMITS], np.float32)
     for below, above in (limits, -limits[::-1]):
         is_kept[_digit(below) : _digit(above) + 1] = True
     return Guess(is_kept) if digits[is_kept].sum() / n * size < MAX_KEPT else None

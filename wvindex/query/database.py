@@ -200,7 +200,8 @@ class Store(Mapping[str, Tensor]):
         """Give a whole table of `wvindex.sql` as a ``pyarrow.Table`` or a ``pandas.DataFrame``.
 
         Parameters and errors are those of `wvindex.frame`: tables are ``tensors``, ``spectra``, ``layers``,
-        ``roles``, ``heads``, ``experts``, ``channels``, ``rows``, ``config``, ``aliases``, ``sources``.
+        ``roles``, ``heads``, ``experts``, ``features``, ``channels``, ``rows``, ``stores``, ``config``,
+        ``aliases``, ``sources``.
         """
         return extension("frame")(self, table, kind, keep=keep, progress=progress)
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from wvindex.errors import UsageError
-from wvindex.inspection.api import Progress
+from wvindex.inspection.collect import Progress
 from wvindex.inspection.sql.engine import Engine
 from wvindex.inspection.sql.export import TEXTS, whole_file, write_text
 from wvindex.inspection.sql.on_demand import Meter

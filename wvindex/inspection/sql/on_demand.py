@@ -6,16 +6,18 @@ from functools import cache, cached_property
 from typing import Final
 
 from wvindex.errors import UsageError
-from wvindex.inspection.api import GROUPINGS, Progress, spectral, spectral_name
+from wvindex.inspection.api import GROUPINGS, spectrum_job
+from wvindex.inspection.collect import Job, JobRows, Progress
 from wvindex.inspection.differences import Diff, diff
-from wvindex.inspection.subjects import Grouping, SubjectRows
 from wvindex.inspection.tensor_stats import Row
 from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
 
-SPECTRUM_TOP: Final = 8
+SPECTRA: Final = "spectrum"
+"""The table of spectra, beside those of `wvindex.stats`."""
 
-SPECTRA: Final = spectral_name("top", SPECTRUM_TOP)
+_TOP: Final = 8
+"""Singular values that are taken, as `wvindex.stats` does unless it is told otherwise."""
 
 
 class Meter:
@@ -71,15 +73,16 @@ class Statistics:
         self.notes: dict[str, None] = {}
         self._keep = keep
         self._meter = meter or Meter(None)
+        self.job = cache(self._job)
         self.subjects = cache(self._subjects)
         self._table = cache(self._new_table)
-        self._opened: list[SubjectRows] = []
+        self._opened: list[JobRows] = []
         self._rows: dict[tuple[str, str], list[Row]] = {}
 
     def rows(self, by: str, subject: str) -> list[Row]:
         """Give the rows of a subject: computed once, but for tables as long as a matrix is."""
         tensors = self.subjects(by)[subject]
-        if not grouping_of(by).is_kept:
+        if not self.job(by).grouping.is_kept:
             return self._table(by).rows(subject, tensors)
         if (by, subject) not in self._rows:
             self._rows[by, subject] = self._table(by).rows(subject, tensors)
@@ -87,7 +90,7 @@ class Statistics:
 
     def expect(self, by: str) -> None:
         """Have the rows of all subjects perhaps asked for."""
-        grouping = grouping_of(by)
+        grouping = self.job(by).grouping
         self._meter.expect(sum(grouping.nbytes(tensors) for tensors in self.subjects(by).values()))
 
     @cached_property
@@ -117,15 +120,16 @@ class Statistics:
         for table in self._opened:
             self.notes |= dict.fromkeys(table.save())
 
-    def _subjects(self, by: str) -> dict[str, list[Tensor]]:
-        return grouping_of(by).subjects(self.db, self.db.values())
+    def _job(self, by: str) -> Job:
+        tensors = list(self.db.values())
+        if by == SPECTRA:
+            return spectrum_job("tensor", tensors, "top", _TOP)
+        return Job(by, GROUPINGS[by], tensors)
 
-    def _new_table(self, by: str) -> SubjectRows:
-        table = SubjectRows(self.db, by, grouping_of(by), self._meter.advance, keep=self._keep)
+    def _subjects(self, by: str) -> dict[str, list[Tensor]]:
+        return self.job(by).subjects(self.db)
+
+    def _new_table(self, by: str) -> JobRows:
+        table = JobRows(self.db, self.job(by), self._meter.advance, keep=self._keep)
         self._opened.append(table)
         return table
-
-
-def grouping_of(by: str) -> Grouping:
-    """Give what a row of a table of statistics is: one of `wvindex.stats`, or a spectrum."""
-    return spectral("top", SPECTRUM_TOP) if by == SPECTRA else GROUPINGS[by]

@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from wvindex.arch.keys import split_layer
 from wvindex.building import plan
 from wvindex.formats.ledger import LedgerEntry
 from wvindex.inspection import difference_rows
 from wvindex.inspection.experts import EXPERT
-from wvindex.inspection.heads import HEAD
+from wvindex.inspection.features import FEATURE
+from wvindex.inspection.heads import HEAD, head_projections
 from wvindex.inspection.spectrum import SPECTRUM
 from wvindex.inspection.sql.on_demand import SPECTRA, Statistics
 from wvindex.inspection.sql.schema import DIFFERENCES, Column, columns
@@ -122,10 +122,13 @@ def _grouped(by: str) -> Callable[[Statistics], Iterator[Base]]:
 
 
 def _heads(of: Statistics) -> Iterator[Base]:
-    for subject, (q, k, *_) in of.subjects("head").items():
-        n_heads, n_kv_heads = q.heads or 1, k.heads or 1
+    for subject, tensors in of.subjects("head").items():
+        number = int(subject)
+        dense = head_projections(of.db.layers[number])
+        n_heads = (dense["q"] if dense else tensors[-1]).heads or 1  # of latent attention, the output's
+        n_kv_heads = (dense["k"].heads or 1) if dense else n_heads
         for head in range(n_heads):
-            cells = {"layer": split_layer(q.key)[0], "head": head, "kv_head": head * n_kv_heads // n_heads}
+            cells = {"layer": number, "head": head, "kv_head": head * n_kv_heads // n_heads}
             yield Base(cells, _rows(of, "head", subject, head))
 
 
@@ -139,6 +142,12 @@ def _experts(of: Statistics) -> Iterator[Base]:
 def _row_tables(of: Statistics) -> Iterator[Base]:
     for subject, (tensor,) in of.subjects("row").items():
         yield Base(place(tensor), _rows(of, "row", subject))
+
+
+def _features(of: Statistics) -> Iterator[Base]:
+    for subject, tensors in of.subjects("feature").items():
+        cells = place(tensors[0])
+        yield Base(cells | {"role": cells["role"].rpartition(".")[0]}, _rows(of, "feature", subject))
 
 
 def _rows(of: Statistics, by: str, subject: str, index: int | None = None) -> Compute:
@@ -266,6 +275,15 @@ _ALL: Final = (
     _relation("roles", "a role", ("store", "role", "tensors", *_STORED), _grouped("role"), ROLE, "role"),
     _relation("heads", "a query head", ("store", "layer", "head", "kv_head"), _heads, HEAD, "head"),
     _relation("experts", "an expert", (*_PLACE, "expert", "count"), _experts, EXPERT, "expert"),
+    _relation(
+        "features",
+        "a feature of a feed-forward block",
+        ("store", "layer", "role"),
+        _features,
+        FEATURE,
+        "feature",
+        many=True,
+    ),
     _relation("channels", "an input column", _PLACE, _channels, _CHANNEL, "column", many=True),
     _relation("rows", "a row of a tensor", _PLACE, _row_tables, ROW, "row", many=True),
     _relation(
