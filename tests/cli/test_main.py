@@ -160,6 +160,7 @@ def test_every_reader_has_json(command: str, kjv: Path) -> None:
     arguments: dict[str, list[object]] = {
         "show": ["model.norm.weight"],
         "diff": [kjv],
+        "sql": ["--recipe", "bits-by-role"],
         "run": ["In the", "-n", "1"],
     }
     extra = arguments.get(command, [])

@@ -114,7 +114,6 @@ def test_a_table_that_only_a_function_names_is_there(db: Store) -> None:
         ("CREATE TABLE t AS SELECT 1", "CREATE"),
         ("DROP VIEW tensors", "DROP"),
         ("EXPORT DATABASE 'here'", "EXPORT"),
-        ("PRAGMA database_list", "PRAGMA"),
         ("CALL duckdb_functions()", "CALL"),
         ("EXPLAIN SELECT 1", "EXPLAIN"),
         ("DELETE FROM tensors", "DELETE"),

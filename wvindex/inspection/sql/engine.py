@@ -137,7 +137,8 @@ class Engine:
     def _declare(self, relation: Relation) -> None:
         """Have DuckDB know a table and its columns, so that it tells which tables a query names."""
         self._make_table(relation, relation.columns)
-        self._make_view(relation, f"SELECT * FROM {table_name(relation)}")
+        names = ", ".join(quoted_name(one.name) for one in relation.columns)
+        self._make_view(relation, f"SELECT {names} FROM {table_name(relation)}")
 
     def _make_table(self, relation: Relation, columns: Iterable[Column]) -> None:
         typed = ", ".join(f"{quoted_name(one.name)} {one.type}" for one in columns)
@@ -169,7 +170,7 @@ class Engine:
 
     def _require_query(self, query: str) -> None:
         statements = self._connection.extract_statements(query)
-        kinds = [_kind(statement) for statement in statements if statement.query]
+        kinds = [_kind(statement) for statement in statements if _text(statement)]
         if len(kinds) < len(statements):  # what DuckDB 1 makes of a PIVOT has no text
             kinds.append("MULTI")
         if len(kinds) != 1:
@@ -266,6 +267,13 @@ def _duckdb() -> Any:
         return import_module("duckdb")
     except ImportError as error:
         raise UsageError("queries need DuckDB: pip install 'wvindex[sql]'", field="query") from error
+
+
+def _text(statement: duckdb.Statement) -> str:
+    try:
+        return statement.query
+    except IndexError:  # DuckDB 1 loses the text of what stands before a PIVOT
+        return "lost"
 
 
 def _kind(statement: duckdb.Statement) -> str:
