@@ -162,6 +162,9 @@ def test_every_reader_has_json(command: str, kjv: Path) -> None:
         "diff": [kjv],
         "sql": ["--recipe", "bits-by-role"],
         "run": ["In the", "-n", "1"],
+        "neighbors": ["lm_head.weight[3]"],
+        "tokens": ["lm_head.weight[3]"],
+        "describe": [" Moses"],
     }
     extra = arguments.get(command, [])
     source = EXAMPLE if command == "plan" else kjv

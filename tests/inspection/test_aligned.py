@@ -187,6 +187,16 @@ def test_a_layer_whose_factors_do_not_fit_is_reported_and_does_not_fail(
     assert found.notes == ("layer 1: factors do not make up the dense form of the other side",)
 
 
+def test_a_dense_array_that_is_not_there_is_missing_though_its_factors_are(stores: Stores) -> None:
+    source, key = stores.safetensors("deepseek_v2"), "model.layers.1.self_attn.v_proj.weight"
+    with wv.open(stores.build(source)) as dense, wv.open(source) as kept:
+        arrays = {k: (tensor.spec, tensor.pieces().reader) for k, tensor in dense.items() if k != key}
+        found = wv.diff(kept, Store("memory", dense.config, arrays))
+    assert found.missing["key"] == [key]
+    assert len(found.extra) == 0
+    assert found.differs
+
+
 def test_a_factor_selects_what_it_is_compared_in(stores: Stores) -> None:
     source = stores.safetensors("deepseek_v2")
     found = wv.diff(stores.build(source), source, "*.q_b_proj.weight", layers=0)

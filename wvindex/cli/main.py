@@ -23,6 +23,9 @@ COMMANDS: Final = (
     "inspect",
     "diff",
     "sql",
+    "neighbors",
+    "tokens",
+    "describe",
     "run",
     "completion",
 )

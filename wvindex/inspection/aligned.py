@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Final, Literal
 
 from wvindex.arch.keys import layer_key, split_layer
@@ -26,6 +27,8 @@ _UNIT: Final = 2.0**-24
 
 _STORED_UNIT: Final = {"F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8}
 _SAFETY: Final = 4
+
+_FACTOR_PARTS: Final = tuple(product(FACTORS, ("weight", "bias")))
 
 
 @dataclass(frozen=True)
@@ -226,12 +229,14 @@ class _Aligning:
             dense = factors.dense()
             if not dense:
                 self.notes.append(f"layer {layer}: factors do not make up the dense form of the other side")
+            used = {tensor.key for derived in dense.values() for tensor in derived.sources}
+            for key in used - mine.keys() | used & dense.keys():  # a Q without factors has another order here
+                del theirs[key]
             for key, derived in dense.items():
                 if key in mine and mine[key].shape == derived.tensor.shape:
-                    theirs.pop(key, None)  # a Q without factors, in another order
                     self._beside(mine is self.left, mine.pop(key), derived, key)
-            if dense:
-                self._drop_factors(layer, mine, theirs)
+                else:
+                    theirs[key] = derived.tensor
         elif has(mine, KV_B) and not has(theirs, KV_B) and all(has(theirs, role) for role in SPLIT):
             key, joined = layer_key(layer, KV_B), factors.joined()
             if joined is not None and joined.tensor.shape == mine[key].shape:
@@ -247,20 +252,13 @@ class _Aligning:
                 n for n in dict.fromkeys(numbers) if layer_key(n, LATENT) in mine.keys() & theirs.keys()
             ]
             kept = [n for n in layers if layer_key(n, DOWN) in mine and layer_key(n, DOWN) not in theirs]
-            for layer in kept:
-                self._drop_factors(layer, theirs, mine)
+            for key in [layer_key(n, f"{module}.{kind}") for n in kept for module, kind in _FACTOR_PARTS]:
+                if key not in theirs:
+                    mine.pop(key, None)
             if kept:
                 self.notes.append(
                     f"{db.path} has the factors of latent attention besides: the dense form was compared"
                 )
-
-    def _drop_factors(self, layer: int, mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-        """Leave out factors that the dense form has said, unless both sides have them."""
-        for module in FACTORS:
-            for kind in ("weight", "bias"):
-                key = layer_key(layer, f"{module}.{kind}")
-                if key not in mine:
-                    theirs.pop(key, None)
 
     def _beside(self, is_left: bool, stored: Tensor, derived: Derived, key: str) -> None:
         sides = Side.of(stored), Side(derived.tensor, derived.sources, derived.row_scale)

@@ -13,7 +13,7 @@ from wvindex.arch.keys import split_layer
 from wvindex.errors import UsageError
 from wvindex.inspection.collect import Compute, Grouping, Job, Progress, collect
 from wvindex.inspection.experts import EXPERT, expert_rows
-from wvindex.inspection.features import FEATURE, block_of, block_tensors, feature_rows, feed_forward_of
+from wvindex.inspection.feature_norms import FEATURE, block_of, block_tensors, feature_rows, feed_forward_of
 from wvindex.inspection.heads import HEAD, head_rows, head_tensors
 from wvindex.inspection.moments import Moments
 from wvindex.inspection.scan import scan

@@ -105,13 +105,7 @@ class Gap:
     def sqnr_db(self) -> float:
         """Signal to quantization noise, 10 log10(‖a‖² / ‖a - b‖²) dB: infinite where nothing differs."""
         ratio = self.rel_l2
-        return (
-            -20 * math.log10(ratio)
-            if 0 < ratio < math.inf
-            else NAN
-            if math.isnan(ratio)
-            else (math.inf if ratio == 0 else -math.inf)
-        )
+        return math.inf if ratio == 0 else -20 * math.log10(ratio)
 
     def to_row(self) -> dict[str, Any]:
         """Give the columns `GAP`."""

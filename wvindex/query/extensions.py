@@ -11,7 +11,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 EXTENSIONS: Final[dict[str, str]] = {
+    "describe": "wvindex.inspection.features:describe",
     "frame": "wvindex.inspection.frame:frame",
+    "neighbors": "wvindex.inspection.neighbors:neighbors",
+    "tokens": "wvindex.inspection.unembedding:tokens",
 }
 """By the method's name, ``module:function``. A new one is a line here and a method."""
 

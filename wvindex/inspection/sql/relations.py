@@ -13,7 +13,7 @@ from wvindex.building import plan
 from wvindex.formats.ledger import LedgerEntry
 from wvindex.inspection import difference_rows
 from wvindex.inspection.experts import EXPERT
-from wvindex.inspection.features import FEATURE
+from wvindex.inspection.feature_norms import FEATURE
 from wvindex.inspection.heads import HEAD, head_projections
 from wvindex.inspection.spectrum import SPECTRUM
 from wvindex.inspection.sql.on_demand import SPECTRA, Statistics
