@@ -55,8 +55,7 @@ def sql(
     -------
     Table
         Of int, float, str, bool, None and lists; decimals are floats, structs are JSON, dates and the
-        like are text. Columns of
-        one name are numbered: ``key``, ``key_1``.
+        like are text. Columns of one name are numbered: ``key``, ``key_1``.
 
     Raises
     ------
