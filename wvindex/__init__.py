@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     from wvindex.building import Progress, build, plan
     from wvindex.inspection.api import stats
     from wvindex.inspection.differences import Diff, diff
+    from wvindex.inspection.frame import frame
     from wvindex.inspection.layer_page import LayerPage
     from wvindex.inspection.linting.api import check
     from wvindex.inspection.linting.findings import Finding, Report
     from wvindex.inspection.model_page import ModelPage
     from wvindex.inspection.pages import inspect
     from wvindex.inspection.report.api import report
+    from wvindex.inspection.sql.api import export_sql, sql, sql_schema
+    from wvindex.inspection.sql.recipes import sql_recipes
     from wvindex.inspection.table import Table
     from wvindex.opening import open
     from wvindex.query.database import Store
@@ -43,10 +46,15 @@ __all__ = [
     "check",
     "diff",
     "errors",
+    "export_sql",
+    "frame",
     "inspect",
     "open",
     "plan",
     "report",
+    "sql",
+    "sql_recipes",
+    "sql_schema",
     "stats",
     "verify",
 ]
@@ -67,10 +75,15 @@ _HOMES = {
     "check": "wvindex.inspection.linting.api",
     "diff": "wvindex.inspection.differences",
     "errors": "wvindex",
+    "export_sql": "wvindex.inspection.sql.api",
+    "frame": "wvindex.inspection.frame",
     "inspect": "wvindex.inspection.pages",
     "open": "wvindex.opening",
     "plan": "wvindex.building",
     "report": "wvindex.inspection.report.api",
+    "sql": "wvindex.inspection.sql.api",
+    "sql_recipes": "wvindex.inspection.sql.recipes",
+    "sql_schema": "wvindex.inspection.sql.api",
     "stats": "wvindex.inspection.api",
     "verify": "wvindex.verifying",
 }

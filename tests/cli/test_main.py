@@ -162,6 +162,7 @@ def test_every_reader_has_json(command: str, kjv: Path) -> None:
     arguments: dict[str, list[object]] = {
         "show": ["model.norm.weight"],
         "diff": [kjv],
+        "sql": ["--recipe", "bits-by-role"],
         "run": ["In the", "-n", "1"],
         "neighbors": ["lm_head.weight[3]"],
         "tokens": ["lm_head.weight[3]"],

@@ -23,6 +23,7 @@ COMMANDS: Final = (
     "inspect",
     "diff",
     "check",
+    "sql",
     "neighbors",
     "tokens",
     "describe",

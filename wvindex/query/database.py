@@ -197,6 +197,22 @@ class Store(Mapping[str, Tensor]):
         """
         return [self._tensor(target) for target in self._names.select(pattern, layer=layer, role=role)]
 
+    def frame(
+        self,
+        table: str = "tensors",
+        kind: Literal["auto", "arrow", "pandas"] = "auto",
+        *,
+        keep: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Any:
+        """Give a whole table of `wvindex.sql` as a ``pyarrow.Table`` or a ``pandas.DataFrame``.
+
+        Parameters and errors are those of `wvindex.frame`: tables are ``tensors``, ``spectra``, ``layers``,
+        ``roles``, ``heads``, ``experts``, ``features``, ``channels``, ``rows``, ``stores``, ``config``,
+        ``aliases``, ``sources``.
+        """
+        return extension("frame")(self, table, kind, keep=keep, progress=progress)
+
     def neighbors(
         self,
         vector: NDArray[Any],
