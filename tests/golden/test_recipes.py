@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
 import ml_dtypes
 import numpy as np
 import pytest
@@ -29,7 +30,12 @@ from tests.support.random_weights import Array
 from tests.support.safetensors_writer import Experts, fuse_experts, write_safetensors
 from tests.support.tokenizer import vocabulary
 
-DTYPES = {"BF16": ml_dtypes.bfloat16, "F32": np.float32, "F8_E4M3": ml_dtypes.float8_e4m3fn}
+DTYPES = {
+    "BF16": ml_dtypes.bfloat16,
+    "F32": np.float32,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "U8": np.uint8,
+}
 
 
 def _stored(directory: Path) -> dict[str, Array]:
@@ -155,7 +161,8 @@ def test_gguf_file_loads(name: str, tmp_path: Path) -> None:
     expected = gguf_tensors(model.config, model.decoded())
     assert [tensor.name for tensor in reader.tensors] == list(expected)
     for tensor in reader.tensors:
-        np.testing.assert_array_equal(tensor.data, expected[tensor.name], err_msg=tensor.name)
+        values = gguf.dequantize(tensor.data, tensor.tensor_type)
+        np.testing.assert_array_equal(values, expected[tensor.name], err_msg=tensor.name)
 
 
 def test_gguf_file_has_the_directory_s_tokenizer(tmp_path: Path) -> None:
