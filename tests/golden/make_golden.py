@@ -105,7 +105,7 @@ def known_to_transformers(model: Checkpoint) -> Checkpoint:
     LongCat-Flash's experts without weights get some, which transformers asks for and does not use.
     """
     if model.config["model_type"] == "longcat_flash":
-        return replace(model, tensors=model.tensors | dict(_weights_of_zero_experts(model)))
+        return replace(model, tensors=dict(model.tensors) | dict(_weights_of_zero_experts(model)))
     if model.config["model_type"] != "kimi_k2":
         return model
     config = model.config | {"model_type": "deepseek_v3"}

@@ -121,7 +121,8 @@ def test_config_v5_says_the_same_in_transformers_5s_words(name: str) -> None:
     assert v5["dtype"] == hub["torch_dtype"]
     assert "rope_parameters" in v5
     assert not {"rope_theta", "rope_scaling", "torch_dtype"} & v5.keys()
-    for field in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "rms_norm_eps"):
+    layers = "num_layers" if name == "longcat_flash" else "num_hidden_layers"
+    for field in ("hidden_size", layers, "num_attention_heads", "vocab_size", "rms_norm_eps"):
         assert v5[field] == hub[field]
 
 

@@ -330,9 +330,12 @@ def mistral4(**fields: Any) -> dict[str, Any]:
 
 def youtu(**fields: Any) -> dict[str, Any]:
     config = _of_deepseeks_kind("YoutuForCausalLM", "youtu", rope_scaling=None, tie_word_embeddings=True)
-    routing = ("first_k_dense_replace", "moe_intermediate_size", "n_group", "n_routed_experts")
-    routing += ("n_shared_experts", "norm_topk_prob", "num_experts_per_tok", "num_nextn_predict_layers")
-    for name in (*routing, "routed_scaling_factor", "scoring_func", "topk_group", "topk_method"):
+    routing = (
+        *("first_k_dense_replace", "moe_intermediate_size", "n_group", "n_routed_experts"),
+        *("n_shared_experts", "norm_topk_prob", "num_experts_per_tok", "num_nextn_predict_layers"),
+        *("routed_scaling_factor", "scoring_func", "topk_group", "topk_method"),
+    )
+    for name in routing:
         del config[name]
     return config | {"rope_theta": 1600000, **fields}
 

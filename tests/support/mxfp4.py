@@ -29,8 +29,8 @@ def decode(blocks: Bytes, exponents: Bytes) -> npt.NDArray[np.float32]:
     """Give the values, (..., blocks * 32)."""
     four_bits = codes(blocks)
     magnitude = VALUES[four_bits & 7] * np.where(four_bits & 8, np.float32(-1), np.float32(1))
-    values = np.ldexp(magnitude, exponents.astype(np.int32)[..., None] - 127)
-    return values.reshape(*exponents.shape[:-1], -1).astype(np.float32)
+    values: npt.NDArray[np.float32] = np.ldexp(magnitude, exponents.astype(np.int32)[..., None] - 127)
+    return values.reshape(*exponents.shape[:-1], -1)
 
 
 def ggml_blocks(blocks: Bytes, exponents: Bytes) -> Bytes:

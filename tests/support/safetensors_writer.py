@@ -98,7 +98,8 @@ def fuse_experts(tensors: Mapping[str, Array], experts: Experts) -> dict[str, Ar
 
 def _unpacked(tensors: Mapping[str, Array], experts: Experts) -> dict[str, Array]:
     """Unpack MXFP4 in all layers, in every other one, or in none."""
-    kept, chosen = {}, {}
+    kept: dict[str, Array] = {}
+    chosen: dict[str, Array] = {}
     for name, tensor in tensors.items():
         layer = re.match(r"model\.layers\.(\d+)\.", name)
         stays = layer is None or experts == "each" or (experts == "mixed" and int(layer[1]) % 2)

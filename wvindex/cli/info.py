@@ -90,7 +90,7 @@ def _print_page(db: Store, summary: Summary, refusal: WvindexError | None) -> No
             *_feed_forward(db.config),
             *_contents(summary),
             *_labelled("note", db.notes),
-            ("runs", "yes" if refusal is None else f"no: {refusal}"),
+            ("runs", _runs(db.config) if refusal is None else f"no: {refusal}"),
         ]
     )
     emit()
@@ -99,6 +99,12 @@ def _print_page(db: Store, summary: Summary, refusal: WvindexError | None) -> No
         [(e.encoding, str(e.arrays), f"{e.parameters:,}", format_size(e.nbytes)) for e in summary.encodings],
         right=("arrays", "parameters", "size"),
     )
+
+
+def _runs(config: ModelConfig) -> str:
+    if config.index_topk is None:
+        return "yes"
+    return f"yes, up to {config.index_topk} tokens: beyond, an indexer would choose among them (index_topk)"
 
 
 def _origin(db: Store) -> Facts:
@@ -149,6 +155,9 @@ def _attention(config: ModelConfig) -> Facts:
         yield from _labelled("rotary", [f"{name}: {text}" for name, text in ropes.items()])
     if config.attention_scale is not None:
         yield "scale", f"{config.attention_scale:.6g}"
+    if config.attn_temperature_scale:
+        every = f"every {config.attn_temperature_length} tokens"
+        yield "", f"queries sharpen {every}, by {config.attn_temperature_scale:g} of the logarithm"
 
 
 def _latent(mla: MLA, form: str) -> str:
@@ -172,8 +181,12 @@ def _feed_forward(config: ModelConfig) -> Facts:
 def _experts(moe: MoE) -> str:
     shared = f"; {moe.n_shared_experts} shared" if moe.n_shared_experts else ""
     counts = f"{moe.n_routed_experts} routed, {moe.num_experts_per_tok} a token{shared}"
+    counts += f"; {moe.n_zero_experts} without weights" if moe.n_zero_experts else ""
     groups = f", {moe.topk_group} of {moe.n_group} groups" if moe.n_group > 1 else ""
-    return f"{counts}; {moe.moe_intermediate_size} wide; {moe.scoring_func}, {moe.topk_method}{groups}"
+    width = f"{moe.moe_intermediate_size} wide"
+    width += f", SwiGLU clamped at {moe.swiglu_limit:g}" if moe.swiglu_limit is not None else ""
+    beside = "; beside the MLP, added a layer later" if moe.shortcut else ""
+    return f"{counts}; {width}; {moe.scoring_func}, {moe.topk_method}{groups}{beside}"
 
 
 def _contents(summary: Summary) -> Facts:

@@ -26,7 +26,8 @@ _NAMES: Final = {
 
 
 def _config(f: Fields) -> ModelConfig:
-    layers = f.integer("num_layers") if "num_layers" in f else f.integer("num_hidden_layers") // SUBLAYERS
+    counts_parts = "num_hidden_layers" in f and "num_layers" not in f
+    layers = f.integer("num_hidden_layers") // SUBLAYERS if counts_parts else f.integer("num_layers")
     if not 0 < layers <= MAX_LAYERS // SUBLAYERS:
         raise f.error("num_layers", f"1 to {MAX_LAYERS // SUBLAYERS}", layers)
     given = {name: f.raw[own] for own, name in _NAMES.items() if own in f}

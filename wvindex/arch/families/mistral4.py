@@ -17,7 +17,22 @@ BETA: Final = 0.1
 """The class's `llama_4_scaling_beta`: llama.cpp's converter from Hugging Face's form writes no key for it."""
 
 
+ROPE: Final = {
+    "rope_type": "yarn",
+    "factor": 128.0,
+    "original_max_position_embeddings": 8192,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": BETA,
+}
+"""What the class of transformers takes where a configuration has no rotary parameters."""
+
+
 def _config(f: Fields) -> ModelConfig:
+    if "rope_parameters" not in f and "rope_scaling" not in f:
+        f = f.with_defaults({"rope_parameters": ROPE})
     rope = rope_fields(f, "full_attention")
     beta = rope.number("llama_4_scaling_beta", 0.0)
     _check_rotary_share(f, rope)
