@@ -12,7 +12,6 @@ from wvindex.arch.config import ModelConfig
 from wvindex.arch.registry import identify
 from wvindex.sources.detect import open_source
 
-
 GGUF_FAMILY_OF: Final = {"glm4_moe_lite": "deepseek_v3", "youtu": "deepseek_v2"}
 """Families whose GGUF files say that they are DeepSeek's, and compute the same."""
 
