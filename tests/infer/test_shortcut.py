@@ -33,7 +33,8 @@ def in_memory(db: Store) -> FakeDatabase:
 
 
 def silu(x: NDArray[Any]) -> NDArray[Any]:
-    return x / (1 + np.exp(-x))
+    activated: NDArray[Any] = x / (1 + np.exp(-x))
+    return activated
 
 
 def test_a_sublayer_is_a_layer_and_experts_stand_with_the_first(db: Store) -> None:

@@ -50,7 +50,7 @@ def test_a_continuation_ends_with_an_error_where_it_grows_too_long(stores: Store
     ids, _ = golden("glm_moe_dsa")
     with wvindex.open(stores.build(stores.safetensors("glm_moe_dsa"))) as db:
         model = Model(db)
-        given = []
+        given: list[int] = []
         with pytest.raises(UnsupportedModel) as caught:
             given.extend(iter(model.stream(ids[:78], 10)))
         require_named(caught, LIMIT + 1)
