@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gguf
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,9 +22,8 @@ from tests.support.safetensors_writer import fuse_experts
 from tests.support.stores import Stores
 from wvindex.sources.base import TensorInfo
 from wvindex.transform.combine import tensor_rows
-from wvindex.transform.experts import EveryNth, Folded, JoinedBlocks
+from wvindex.transform.experts import EveryNth, Folded, JoinedBlocks, Turned
 from wvindex.transform.plan import plan_source
-from wvindex.transform.product import TransposedRows
 from wvindex.transform.rows import Rows, byte_view, decoded
 
 STEM = "model.layers.2.mlp.experts"
@@ -86,12 +86,51 @@ def test_a_column_is_folded_into_rows(data: st.DataObject) -> None:
     np.testing.assert_array_equal(out, expected)
 
 
-def test_of_plain_matrices_that_are_turned_only_the_columns_asked_for_are_read() -> None:
-    stack = RNG.standard_normal((3, 10, 64)).astype(BFLOAT16)
+@given(data=st.data())
+def test_matrices_are_turned_whole_or_every_other_column(data: st.DataObject) -> None:
+    stack = RNG.standard_normal((3, 10, 14)).astype(BFLOAT16)
     source = MemorySource({"w": stack})
-    rows = TransposedRows(tensor_rows(source, source.tensors()[0]))
-    np.testing.assert_array_equal(decoded(rows, 70, 74), stack[1].T[6:10].astype(np.float32))
+    columns = data.draw(st.sampled_from([None, range(0, 14, 2), range(1, 14, 2)]))
+    rows = Turned(tensor_rows(source, source.tensors()[0]), columns)
+    expected = stack.swapaxes(1, 2)[:, slice(None) if columns is None else columns].reshape(-1, 10)
+    assert (rows.n_rows, rows.row_values, rows.encoding.name) == (*expected.shape, "BF16")
+    start = data.draw(st.integers(0, len(expected)))
+    stop = data.draw(st.integers(start, len(expected)))
+    left = data.draw(st.integers(0, 19))
+    right = data.draw(st.integers(left + 1, 20))
+    out = np.empty((stop - start, right - left), np.uint8)
+    rows.read_rows(start, stop, byte_view(out), span=(left, right))
+    np.testing.assert_array_equal(out, expected.view(np.uint8)[start:stop, left:right])
+
+
+def test_of_a_matrix_that_is_turned_only_the_columns_asked_for_are_read() -> None:
+    source = MemorySource({"w": RNG.standard_normal((3, 10, 64)).astype(BFLOAT16)})
+    rows = Turned(tensor_rows(source, source.tensors()[0]))
+    rows.read_rows(70, 74, byte_view(np.empty((4, 20), np.uint8)))
     assert source.bytes_read == 10 * 4 * 2
+
+
+def test_a_large_matrix_is_turned_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wvindex.transform.experts._TURNED_BYTES", 64)
+    stack = RNG.standard_normal((2, 10, 14)).astype(np.float32)
+    source = MemorySource({"w": stack})
+    rows = Turned(tensor_rows(source, source.tensors()[0]), range(1, 14, 2))
+    np.testing.assert_array_equal(decoded(rows, 0, 14), stack.swapaxes(1, 2)[:, 1::2].reshape(14, 10))
+
+
+def test_experts_in_fp8_are_turned_as_values() -> None:
+    """Scale blocks do not turn with single columns: what comes out is float32, and says that it was cast."""
+    codes = RNG.standard_normal((6, 128, 128)).astype(ml_dtypes.float8_e4m3fn)
+    scales = RNG.uniform(0.5, 2, (6, 4, 4)).astype(np.float32)
+    tensors = dict(fuse_experts(MODEL.tensors, "fused"))
+    tensors |= {f"{STEM}.gate_up_proj": codes, f"{STEM}.gate_up_proj_scale_inv": scales}
+    quantized = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [32, 32]}}
+    plan = plan_source(MemorySource(tensors, MODEL.config | quantized))
+    expected = codes.astype(np.float32) * scales.repeat(32, 1).repeat(32, 2)
+    for place, part in enumerate(("gate", "up")):
+        key = f"{STEM}.{part}_proj.weight"
+        np.testing.assert_array_equal(values(plan, key), expected.swapaxes(1, 2)[:, place::2])
+        assert (spec(plan, key).encoding.name, spec(plan, key).exactness) == ("F32", "cast")
 
 
 def expected_of(part: str, kind: str) -> NDArray[Any]:

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import wvindex
-from tests.support.changed_sources import changed
+from tests.support.changed_sources import changed, load_raw
 from tests.support.checkpoints import checkpoint
-from tests.support.safetensors_writer import write_safetensors
-from tests.support.sealing import edit, only_fault, seal
+from tests.support.safetensors_writer import write_safetensors, write_weights
+from tests.support.sealing import copied, edit, only_fault, seal
 from wvindex.verifying import verify
 
 STEM = "model.layers.0.mlp.experts"
@@ -102,8 +103,8 @@ def test_one_value_is_found_where_it_was_turned_to(
 def test_a_catalog_that_tells_another_layout_is_told_so(
     packed: tuple[Path, Path], tmp_path: Path, key: str, change: Callable[[Any], None]
 ) -> None:
-    source, _ = packed
-    copy = Path(wvindex.build(source, tmp_path / "y.zarr"))
+    source, store = packed
+    copy = copied(store, tmp_path)
 
     def claim(document: Any) -> None:
         change(document["arrays"][f"{STEM}.{key}"])
@@ -112,3 +113,19 @@ def test_a_catalog_that_tells_another_layout_is_told_so(
     found = verify(copy, source)
     faults = {(one.kind, one.tensor) for one in found.faults}
     assert ("source_catalog", f"{STEM}.{key}") in faults
+
+
+def test_experts_in_fp8_are_turned_as_values(tmp_path: Path) -> None:
+    """Codes times scales, once in the source's layout and once in the store's."""
+    source = write_safetensors(checkpoint("gpt_oss"), tmp_path / "model", experts="fused")
+    rng = np.random.default_rng(0)
+    tensors = load_raw(source / "model.safetensors")
+    name = f"{STEM}.gate_up_proj"
+    tensors[name] = rng.standard_normal((6, 128, 128)).astype(ml_dtypes.float8_e4m3fn)
+    tensors[f"{name}_scale_inv"] = rng.uniform(0.5, 2, (6, 4, 4)).astype(np.float32)
+    write_weights(tensors, source)
+    quantized = {"quant_method": "fp8", "weight_block_size": [32, 32]}
+    edit(source / "config.json", lambda config: config.update(quantization_config=quantized))
+    found = verify(wvindex.build(source, tmp_path / "x.zarr"), source)
+    assert found.faults == ()
+    assert found.compared == {"safetensors and ml_dtypes": found.arrays}

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wvindex.arch.mxfp4 import BLOCK_CODES, MXFP4
 from wvindex.formats.encodings import Encoding
 from wvindex.sources.base import Source, TensorInfo
 from wvindex.transform.rows import Rows
+
+_TURNED_BYTES: Final = 16 << 20
+"""Read or written at once where matrices are turned: a matrix of GPT-OSS, and no more than that."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,84 @@ class JoinedBlocks:
 
     def read_scales(self, start: int, stop: int, out: memoryview) -> None:
         """The exponents stand in the blocks."""
+
+
+@dataclass(frozen=True)
+class Turned:
+    """Plain matrices of a stack, transposed: (n, r, c) read as (n * c, r), or every `step`-th of the c.
+
+    Attributes
+    ----------
+    stack : Rows
+        Of a plain encoding; no value is decoded.
+    columns : range or None
+        Which columns of a matrix become rows; None for all.
+    """
+
+    stack: Rows
+    columns: range | None = None
+
+    @property
+    def encoding(self) -> Encoding:
+        """As before the turn."""
+        return self.stack.encoding
+
+    @property
+    def _chosen(self) -> range:
+        return range(self.stack.row_values) if self.columns is None else self.columns
+
+    @property
+    def n_rows(self) -> int:
+        """Columns of all matrices that are chosen."""
+        return self.stack.n_rows // self.stack.matrix_rows * self.matrix_rows
+
+    @property
+    def matrix_rows(self) -> int:
+        """Columns of a matrix that are chosen."""
+        return len(self._chosen)
+
+    @property
+    def row_values(self) -> int:
+        """Rows of a matrix."""
+        return self.stack.matrix_rows
+
+    @property
+    def preferred_tile_bytes(self) -> int:
+        """How much is worth asking for at once: each tile goes through a whole matrix."""
+        return _TURNED_BYTES
+
+    def read_rows(
+        self, start: int, stop: int, out: memoryview, *, span: tuple[int, int] | None = None
+    ) -> None:
+        """Read the matrices that rows [start, stop) touch, some rows at a time; a span is cut afterwards."""
+        height, size = self.row_values, self.encoding.type_size
+        turned = np.empty((stop - start, height, size), np.uint8)
+        row = start
+        while row < stop:
+            matrix, first = divmod(row, self.matrix_rows)
+            last = min(stop - row + first, self.matrix_rows)
+            chosen = self._chosen[first:last]
+            self._turn(matrix, chosen, turned[row - start : row - start + len(chosen)])
+            row += len(chosen)
+        left, right = span or (0, height * size)
+        rows = turned.reshape(stop - start, height * size)
+        np.frombuffer(out, np.uint8).reshape(stop - start, right - left)[:] = rows[:, left:right]
+
+    def _turn(self, matrix: int, columns: range, out: NDArray[np.uint8]) -> None:
+        """Put columns of a matrix into the rows of `out`, (len(columns), height, type_size)."""
+        height, size = self.row_values, self.encoding.type_size
+        low, high = columns[0], columns[-1] + 1
+        step = max(1, _TURNED_BYTES // ((high - low) * size))
+        for top in range(0, height, step):
+            bottom = min(top + step, height)
+            block = np.empty((bottom - top, high - low, size), np.uint8)
+            span = None if high - low == self.stack.row_values else (low * size, high * size)
+            first = matrix * height
+            self.stack.read_rows(first + top, first + bottom, block.reshape(-1).data, span=span)
+            out[:, top:bottom] = block[:, :: columns.step].swapaxes(0, 1)
+
+    def read_scales(self, start: int, stop: int, out: memoryview) -> None:
+        """Plain values have no scales."""
 
 
 @dataclass(frozen=True)

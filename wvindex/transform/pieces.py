@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wvindex.arch.naming import Placement
-from wvindex.formats.encodings import BF16, F16, F32
+from wvindex.formats.encodings import F32
 from wvindex.sources.base import Source, TensorInfo
 from wvindex.transform.combine import Cast, Slice, tensor_rows
-from wvindex.transform.experts import EveryNth, JoinedBlocks
+from wvindex.transform.experts import EveryNth, JoinedBlocks, Turned
 from wvindex.transform.product import TransposedRows
 from wvindex.transform.rows import Rows
 from wvindex.transform.scales import Scales
@@ -60,7 +60,9 @@ def contribution_rows(
     else:
         rows = _plain_rows(source, contribution, matrix, None)
     if placement is not None and placement.transposed:
-        rows = Cast(TransposedRows(rows), info.encoding if info.encoding in (F32, F16, BF16) else F32)
+        if rows.encoding.is_plain:
+            return Turned(rows, None if part is None else range(part[0], part[1], step))
+        rows = Cast(TransposedRows(rows), F32)
     return rows if part is None else EveryNth(rows, part[0], step, part[1])
 
 

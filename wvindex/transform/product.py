@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from wvindex.formats.decode import decode_rows, encode_plain
+from wvindex.formats.decode import encode_plain
 from wvindex.formats.encodings import F32, Encoding
 from wvindex.transform.rope import Order
 from wvindex.transform.rows import Rows, byte_view, decoded
@@ -212,22 +212,10 @@ class TransposedRows:
         while row < stop:
             matrix, column = divmod(row, columns)
             last = min(stop, (matrix + 1) * columns)
-            turned = np.ascontiguousarray(self._columns(matrix, column, column + last - row).T)
+            values = decoded(self.stack, matrix * height, (matrix + 1) * height)
+            turned = np.ascontiguousarray(values[:, column : column + last - row].T)
             cut[row - start : last - start] = turned.view(np.uint8)[:, left:right]
             row = last
-
-    def _columns(self, matrix: int, start: int, stop: int) -> Floats:
-        """Decode columns [start, stop) of a matrix; of plain values no others are read."""
-        height, encoding = self.stack.matrix_rows, self.stack.encoding
-        rows = (matrix * height, (matrix + 1) * height)
-        if not encoding.is_plain:
-            return decoded(self.stack, *rows)[:, start:stop]
-        raw = np.empty((height, (stop - start) * encoding.type_size), np.uint8)
-        span = (start * encoding.type_size, stop * encoding.type_size)
-        self.stack.read_rows(*rows, byte_view(raw), span=span)
-        values = np.empty((height, stop - start), np.float32)
-        decode_rows(raw, encoding, values)
-        return values
 
     def read_scales(self, start: int, stop: int, out: memoryview) -> None:
         """Plain rows have no scales."""

@@ -144,7 +144,7 @@ class _SourceCheck:
         if JOINED in spec.transforms:
             return compare_joined(spec, stored, self._config, self._witness, self._fp8)
         if LAID_OUT.intersection(spec.transforms):
-            return compare_experts(spec, stored, self._witness)
+            return compare_experts(spec, stored, self._witness, self._fp8)
         recipe = recipe_of(spec, self._config, self._witness.tensors)
         if spec.exactness in ("bit", "reordered"):
             for tensor in recipe.sources:

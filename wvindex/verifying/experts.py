@@ -22,7 +22,7 @@ from wvindex.formats.arrays import ArraySpec, RowReader
 from wvindex.formats.decode import decode_rows
 from wvindex.verifying.comparing import TILE_VALUES, Comparison, Difference
 from wvindex.verifying.formulas import Unexplained, Unfit
-from wvindex.verifying.source_rows import cast, comparable, unequal
+from wvindex.verifying.source_rows import FP8Scales, cast, comparable, unequal
 from wvindex.verifying.witness import Witness, WitnessTensor
 
 JOINED_MXFP4: Final = "join_mxfp4"
@@ -56,8 +56,8 @@ class _Stack:
         If the entry's source is not what its transforms ask for.
     """
 
-    def __init__(self, spec: ArraySpec, witness: Witness) -> None:
-        self.spec, self.witness = spec, witness
+    def __init__(self, spec: ArraySpec, witness: Witness, fp8: FP8Scales) -> None:
+        self.spec, self.witness, self.fp8 = spec, witness, fp8
         self.tensor = witness.tensors[spec.sources[0]]
         self.is_packed = JOINED_MXFP4 in spec.transforms
         self.is_transposed = TRANSPOSED in spec.transforms
@@ -124,7 +124,12 @@ class _Stack:
 
     def _plain(self, width: int, start: int, stop: int) -> NDArray[Any]:
         raw = self.witness.read(self.tensor.name, width, start, stop)
-        return comparable(self.witness.decode(self.tensor.name, raw))
+        values = comparable(self.witness.decode(self.tensor.name, raw))
+        scales = self.fp8.of(self.tensor.name)
+        if scales is None:
+            return values
+        rows = np.arange(start, stop, dtype=np.int64)
+        return values * self.fp8.spread(scales, self.tensor.shape[-2], rows, width)
 
 
 def _codes(raw: Bytes) -> Bytes:
@@ -147,7 +152,7 @@ def _blocks(raw: Bytes, powers: Bytes) -> Bytes:
     return np.concatenate([powers[:, :, None], halves], axis=2, dtype=np.uint8).reshape(len(raw), -1)
 
 
-def compare_experts(spec: ArraySpec, stored: RowReader, witness: Witness) -> Comparison:
+def compare_experts(spec: ArraySpec, stored: RowReader, witness: Witness, fp8: FP8Scales) -> Comparison:
     """Compare an array, tile by tile: its bytes where they are blocks, its values in any case.
 
     Raises
@@ -157,7 +162,7 @@ def compare_experts(spec: ArraySpec, stored: RowReader, witness: Witness) -> Com
     """
     if len(spec.sources) != 1 or len(spec.shape) != (2 if spec.key.endswith(".bias") else 3):
         raise Unexplained("its entry is not that of a stack of experts")
-    found, stack = Comparison(), _Stack(spec, witness)
+    found, stack = Comparison(), _Stack(spec, witness, fp8)
     first: Difference | None = None
     for tile in stack.tiles():
         raw, values = _read(spec, stored, tile)
