@@ -28,6 +28,7 @@ NAMES = (
     "scale",
     "linking",
     "stats",
+    "neighbors",
 )
 """Modules of this package, in the order of their turns."""
 

@@ -11,6 +11,9 @@ from wvindex.errors import WvindexError
 if TYPE_CHECKING:
     from wvindex.building import Progress, build, plan
     from wvindex.inspection.api import stats
+    from wvindex.inspection.layer_page import LayerPage
+    from wvindex.inspection.model_page import ModelPage
+    from wvindex.inspection.pages import inspect
     from wvindex.inspection.table import Table
     from wvindex.opening import open
     from wvindex.query.database import Store
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from wvindex.verifying import Verification, verify
 
 __all__ = [
+    "LayerPage",
+    "ModelPage",
     "Plan",
     "Progress",
     "Store",
@@ -29,6 +34,7 @@ __all__ = [
     "__version__",
     "build",
     "errors",
+    "inspect",
     "open",
     "plan",
     "stats",
@@ -36,6 +42,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "LayerPage": "wvindex.inspection.layer_page",
+    "ModelPage": "wvindex.inspection.model_page",
     "Plan": "wvindex.transform.plan",
     "Progress": "wvindex.building",
     "Store": "wvindex.query.database",
@@ -44,6 +52,7 @@ _HOMES = {
     "Verification": "wvindex.verifying",
     "build": "wvindex.building",
     "errors": "wvindex",
+    "inspect": "wvindex.inspection.pages",
     "open": "wvindex.opening",
     "plan": "wvindex.building",
     "stats": "wvindex.inspection.api",

@@ -157,7 +157,13 @@ def test_what_stdout_cannot_encode_is_escaped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in {"build", "completion"}])
 def test_every_reader_has_json(command: str, kjv: Path) -> None:
-    extra = {"show": ["model.norm.weight"], "run": ["In the", "-n", "1"]}.get(command, [])
+    extra = {
+        "show": ["model.norm.weight"],
+        "run": ["In the", "-n", "1"],
+        "neighbors": ["lm_head.weight[3]"],
+        "tokens": ["lm_head.weight[3]"],
+        "describe": [" Moses"],
+    }.get(command, [])
     source = EXAMPLE if command == "plan" else kjv
     assert isinstance(json.loads(succeed(command, source, *extra, "--json")), dict)
 

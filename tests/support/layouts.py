@@ -114,7 +114,7 @@ def _layer(config: Config, index: int) -> Iterator[Entry]:
 
 
 def _double_layer(config: Config, prefix: str) -> Iterator[Entry]:
-    """Give LongCat-Flash's layer: twice attention and MLP, and experts (arXiv:2509.01322, section 2.1)."""
+    """Give LongCat-Flash's layer: twice attention and MLP, and experts (arXiv:2509.01322)."""
     for part in (0, 1):
         for norm in ("input_layernorm", "post_attention_layernorm"):
             yield f"{prefix}{norm}.{part}.weight", _norm(config, config["hidden_size"])
@@ -139,7 +139,7 @@ def has_indexer(config: Config, index: int) -> bool:
 
 
 def _indexer(config: Config) -> Iterator[Entry]:
-    """Give the lightning indexer of DeepSeek-V3.2 (arXiv:2512.02556, section 2.1)."""
+    """Give the lightning indexer of DeepSeek-V3.2 (arXiv:2512.02556)."""
     heads, width = config["index_n_heads"], config["index_head_dim"]
     yield "wq_b.weight", _linear(heads * width, config["q_lora_rank"])
     yield "wk.weight", _linear(width, config["hidden_size"])

@@ -64,10 +64,10 @@ class MoE:
         of their best two, with `e_score_correction_bias` added for the choice alone.
     n_zero_experts : int
         Experts without weights, numbered after the routed ones, which give back what they are given
-        (LongCat-Flash, arXiv:2509.01322, section 2.1.1).
+        (LongCat-Flash, arXiv:2509.01322: zero-computation experts).
     shortcut : bool
         Whether experts stand beside a layer's dense MLP, on the same input, and what they give is added to
-        the residual stream after the next layer (the same, section 2.1.2).
+        the residual stream after the next layer (the same: shortcut-connected experts).
     swiglu_limit : float or None
         Where given, experts compute ``(up + 1) * gate * sigmoid(swiglu_alpha * gate)``, gate clamped from
         above and up on both sides (GPT-OSS).

@@ -17,7 +17,7 @@ def mla(f: Fields, *, interleaved_rope: bool = True, scaled: tuple[bool, bool] =
     """Read the ranks and head dimensions.
 
     `scaled` is whether what the norms of Q and of K and V give is multiplied by
-    ``sqrt(hidden_size / rank)``, as in LongCat-Flash (arXiv:2509.01322, section 2.2.1).
+    ``sqrt(hidden_size / rank)``, as in LongCat-Flash (arXiv:2509.01322: scale correction).
 
     The norms between the factors have an epsilon of 1e-6 whatever ``rms_norm_eps`` says, as in
     transformers, where they are made without it.

@@ -127,11 +127,16 @@ def emit_result(
     elif not len(table):
         note("nothing matches")
     else:
-        numbers = [name for name in table.columns if not any(isinstance(one, str) for one in table[name])]
+        numbers = [name for name in table.columns if not any(map(_is_text, table[name]))]
         emit_table(table.columns, [[number_text(one) for one in row] for row in table.rows], right=numbers)
     for text in table.notes:
         note(f"note: {text}")
     return table
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a cell is text, or a list of texts."""
+    return isinstance(value, str) or (isinstance(value, list) and any(isinstance(one, str) for one in value))
 
 
 def number_text(value: Any) -> str:

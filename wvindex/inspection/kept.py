@@ -32,7 +32,7 @@ VERSION: Final = 1
 """Of what is computed: a change of any number's meaning is a new version, and all is computed again."""
 
 _TEXT: Final = frozenset({"key", "role", "shape", "encoding"})
-_LISTS: Final = frozenset({"singular_values"})
+_LISTS: Final = frozenset({"singular_values", "histogram", "top", "top_values"})
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -249,6 +249,27 @@ def histogram_kernel(wide: bool) -> Callable[..., None]:
 
 
 @cache
+def keeping_histogram_kernel() -> Callable[..., int]:
+    """Make ``histogram(bits, counts, table, kept) -> n``: that of float32, and the values of some bins.
+
+    The `n` values whose upper `DIGIT_BITS` have a 1 in `table` are stored in `kept`, which has room for all.
+    """
+    shift = np.uint64(32 - DIGIT_BITS)
+
+    def histogram(bits: Any, counts: Any, table: Any, kept: Any) -> int:
+        n = 0
+        for i in range(bits.size):
+            digit = np.uint64(bits[i]) >> shift
+            counts[digit] += 1
+            if table[digit]:
+                kept[n] = bits[i]
+                n += 1
+        return n
+
+    return compiled(histogram, "keeping_digits")
+
+
+@cache
 def refine_kernel(wide: bool) -> Callable[..., None]:
     """Make ``refine(bits, table, prefixes, shift, counts)``: the next digit of some values' ordered bits.
 

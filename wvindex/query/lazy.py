@@ -334,7 +334,7 @@ class Tensor:
         multiply(self._base, self._reader, self._row_range, self._columns, flat, out)
         return out.reshape(*vectors.shape[:-1], self.shape[0])
 
-    def stream(self, consume: Consumer) -> None:
+    def stream(self, consume: Consumer, *, rows: tuple[int, int] | None = None) -> None:
         """Hand every value to a function, decoded in tiles that stay in the processor's caches.
 
         Parameters
@@ -344,14 +344,21 @@ class Tensor:
             all dimensions but the last, flattened; `values` (n_rows, row_values) is float32, or float64
             where float32 does not hold what is stored, contiguous, and overwritten once it returns.
             Which rows make up a tile does not depend on the number of threads.
+        rows : (int, int), optional
+            Rows [start, stop) that are handed on, counted likewise; all by default.
 
         Raises
         ------
         UndecodableType
             If nobody decodes the encoding.
+        SelectionError
+            If there are no such rows.
         """
-        rows = (self._first_row, self._first_row + self._n_rows)
-        stream(self._base, self._reader, rows, self._columns, consume)
+        start, stop = rows or (0, self._n_rows)
+        if not 0 <= start <= stop <= self._n_rows:
+            raise SelectionError("rows of a tensor", tensor=self.key, expected=self._n_rows, found=rows)
+        place = (self._first_row + start, self._first_row + stop)
+        stream(self._base, self._reader, place, self._columns, consume)
 
     def encoded(self) -> EncodedMatrix:
         """Read a matrix as it is stored, to multiply by it many times.

@@ -2,7 +2,7 @@
 
 A sublayer is a layer here, as in the model's key-value cache: layer i's are 2i and 2i + 1. The experts stand
 with the first, on whose MLP's input they work; what they give is added after the second. Of them some have no
-weights and give back what they are given (arXiv:2509.01322, section 2.1).
+weights and give back what they are given (arXiv:2509.01322).
 """
 
 from __future__ import annotations

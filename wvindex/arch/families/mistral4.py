@@ -16,7 +16,6 @@ ROUTING: Final = {"scoring_func": "softmax", "topk_method": "noaux_tc", "norm_to
 BETA: Final = 0.1
 """The class's `llama_4_scaling_beta`: llama.cpp's converter from Hugging Face's form writes no key for it."""
 
-
 ROPE: Final = {
     "rope_type": "yarn",
     "factor": 128.0,
