@@ -16,6 +16,7 @@ from wvindex.inspection.facts import model_facts
 from wvindex.sizes import format_size
 
 if TYPE_CHECKING:
+    from wvindex.arch.config import ModelConfig
     from wvindex.query.database import Store
     from wvindex.query.summary import Summary
     from wvindex.store.catalog import Catalog
