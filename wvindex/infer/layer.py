@@ -18,7 +18,7 @@ from wvindex.infer.attention import gqa_attention_asym
 from wvindex.infer.cache import KVCache
 from wvindex.infer.capture import Captures
 from wvindex.infer.layout import Dimensions, is_routed, takes_shortcut
-from wvindex.infer.mlp import ACTIVATIONS, clamped_swiglu, gated_mlp, mixture, route
+from wvindex.infer.mlp import ACTIVATIONS, expert_features, gated_mlp, mixture, route
 from wvindex.infer.norm import rms_norm
 from wvindex.infer.projection import LayerInput
 from wvindex.infer.rope import Rotary, apply_rotary
@@ -158,14 +158,10 @@ class DecoderLayer:
             return x
 
         def project(name: str, values: Activations) -> Activations:
-            stem = f"{self.key}.mlp.experts.{name}_proj"
-            y = self.weights.multiply(values, f"{stem}.weight", index)
-            return y + self.weights.vector(f"{stem}.bias")[index] if f"{stem}.bias" in self.weights else y
+            source = LayerInput(self.weights, values)
+            return source.project_expert(f"{self.key}.mlp.experts.{name}_proj", index)
 
-        if moe.swiglu_limit is None:
-            return gated_mlp(x, project, ACTIVATIONS[self.dims.hidden_act])
-        hidden = clamped_swiglu(project("gate", x), project("up", x), moe.swiglu_limit, moe.swiglu_alpha)
-        return project("down", hidden)
+        return project("down", expert_features(x, project, moe, ACTIVATIONS[self.dims.hidden_act]))
 
     def _mixture(self, x: Activations, moe: MoE, step: Step) -> Activations:
         logits = LayerInput(self.weights, x).project(f"{self.key}.mlp.gate")

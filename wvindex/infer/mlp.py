@@ -80,6 +80,21 @@ def clamped_swiglu(
     return (up + 1) * gate * sigmoid(np.float32(alpha) * gate)
 
 
+def expert_features(
+    x: NDArray[np.float32], project: Projection, moe: MoE, activation: Map
+) -> NDArray[np.float32]:
+    """Give what an expert multiplies by its down projection: a gated or, where `moe` says so, clamped MLP's.
+
+    Parameters are as in `gated_mlp`.
+    """
+    gate, up = project("gate", x), project("up", x)
+    if moe.swiglu_limit is not None:
+        return clamped_swiglu(gate, up, moe.swiglu_limit, moe.swiglu_alpha)
+    hidden = activation(gate)
+    hidden *= up
+    return hidden
+
+
 def route(
     logits: NDArray[np.float32], moe: MoE, bias: NDArray[np.float32] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
