@@ -29,6 +29,7 @@ NAMES = (
     "linking",
     "stats",
     "neighbors",
+    "diff",
 )
 """Modules of this package, in the order of their turns."""
 

@@ -21,9 +21,12 @@ COMMANDS: Final = (
     "verify",
     "stats",
     "inspect",
+    "diff",
+    "check",
     "neighbors",
     "tokens",
     "describe",
+    "report",
     "run",
     "completion",
 )
@@ -55,8 +58,8 @@ class CommandGroup(click.Group):
 def cli() -> None:
     """Turn model checkpoints into weight databases, and look into either.
 
-    Exit codes: 0 success, 1 faults found, 2 a call that cannot be, 3 what cannot be read or written,
-    4 input that is readable but not supported, 130 interrupted.
+    Exit codes: 0 success, 1 faults or differences found, 2 a call that cannot be, 3 what cannot be read or
+    written, 4 input that is readable but not supported, 130 interrupted.
     """
 
 
