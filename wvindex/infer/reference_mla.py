@@ -65,7 +65,7 @@ def reference_mla(
     q_nope, q_rope = _queries(x, weights, mla, num_heads)
     c_kv = _project(x, weights, "kv_a_proj_with_mqa")
     c_kv, k_rope = c_kv[:, : mla.kv_lora_rank], c_kv[:, mla.kv_lora_rank :]
-    c_kv = _rms_norm(c_kv, weights["kv_a_layernorm"], mla.norm_eps)
+    c_kv = _rms_norm(c_kv, weights["kv_a_layernorm"], mla.norm_eps) * mla.kv_lora_scale
     k_nope, v = _keys_and_values(c_kv, weights, mla, num_heads)
     q_rope = _rotate(q_rope, positions, rope, mla.interleaved_rope)
     k_rope = _rotate(k_rope[:, None, :], positions, rope, mla.interleaved_rope)[:, 0]
@@ -82,6 +82,7 @@ def _queries(x: Array, weights: Mapping[str, Array], mla: MLA, num_heads: int) -
         q = _project(x, weights, "q_proj")
     else:
         c_q = _rms_norm(_project(x, weights, "q_a_proj"), weights["q_a_layernorm"], mla.norm_eps)
+        c_q = c_q * mla.q_lora_scale
         q = _project(c_q, weights, "q_b_proj")
     q = q.reshape(len(x), num_heads, mla.qk_nope_head_dim + mla.qk_rope_head_dim)
     return q[..., : mla.qk_nope_head_dim], q[..., mla.qk_nope_head_dim :]
