@@ -60,6 +60,7 @@ def plan(
     mla: str = "absorb",
     dtype: str = "keep",
     absorbed_dtype: str = "float32",
+    fused_mla_lora_proj: bool = False,
 ) -> Plan:
     """Plan a build without writing anything: what would be stored, from what, and what could not be.
 
@@ -73,6 +74,9 @@ def plan(
         ``keep`` stores weights as they come, packed blocks included. Vectors are never narrowed.
     absorbed_dtype : {"float32", "float16", "bfloat16"}
         Storage of what absorption works out.
+    fused_mla_lora_proj : bool
+        With `mla` ``keep`` or ``both``: keep the two down-projections of latent attention as one matrix,
+        ``self_attn.fused_qkv_a_proj``, of which both still answer to their own names.
 
     Returns
     -------
@@ -84,13 +88,19 @@ def plan(
     SourceError
         If the source cannot be read.
     UsageError
-        If an option has no such value.
+        If an option has no such value, or what is to be fused is not kept.
     """
     with open_source(Path(source)) as opened:
-        return _plan(opened, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
+        return _plan(
+            opened,
+            mla=mla,
+            dtype=dtype,
+            absorbed_dtype=absorbed_dtype,
+            fused_mla_lora_proj=fused_mla_lora_proj,
+        )
 
 
-def _plan(source: Source, **options: str) -> Plan:
+def _plan(source: Source, **options: Any) -> Plan:
     """Plan, and refuse what the store has no place for: a name too long for a file."""
     planned = plan_source(source, **options)
     refusals = list(planned.refusals)
@@ -109,6 +119,7 @@ def build(
     mla: str = "absorb",
     dtype: str = "keep",
     absorbed_dtype: str = "float32",
+    fused_mla_lora_proj: bool = False,
     link: bool = False,
     max_memory: int | str = "1GiB",
     overwrite: bool = False,
@@ -125,7 +136,7 @@ def build(
 
     Parameters
     ----------
-    source, mla, dtype, absorbed_dtype
+    source, mla, dtype, absorbed_dtype, fused_mla_lora_proj
         As in `plan`.
     out : path, optional
         ``<stem>.zarr`` in the working directory where not given.
@@ -174,7 +185,13 @@ def build(
     target = output_path(source, out)
     require_target(resolved(target), overwrite=overwrite)
     with open_source(Path(source)) as opened:
-        planned = _plan(opened, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
+        planned = _plan(
+            opened,
+            mla=mla,
+            dtype=dtype,
+            absorbed_dtype=absorbed_dtype,
+            fused_mla_lora_proj=fused_mla_lora_proj,
+        )
         require_representable(planned)
         require_memory(planned, budget)
         linker = SourceLinks(opened, target) if link else None

@@ -60,6 +60,8 @@ def tensor_json(tensor: Tensor) -> dict[str, Any]:
         "aliases": tensor.aliases,
         "heads": tensor.heads,
         "row_scale": None if scale is None else asdict(scale),
+        "parts": [asdict(part) for part in tensor.spec.parts],
+        "widths": tensor.spec.widths,
         "mapped": tensor.spec.mapped,
         "mtp": tensor.mtp,
     }
@@ -88,6 +90,7 @@ def _print_long(tensors: list[Tensor]) -> None:
                 ("from", ", ".join(tensor.source)),
                 ("by", ", ".join(tensor.transforms)),
                 ("also", ", ".join(tensor.aliases)),
+                ("holds", ", ".join(tensor.parts)),
             )
             if value
         )
