@@ -10,6 +10,8 @@ from wvindex.errors import WvindexError
 
 if TYPE_CHECKING:
     from wvindex.building import Progress, build, plan
+    from wvindex.converting.api import convert
+    from wvindex.converting.plan import Conversion
     from wvindex.inspection.api import stats
     from wvindex.inspection.table import Table
     from wvindex.opening import open
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from wvindex.verifying import Verification, verify
 
 __all__ = [
+    "Conversion",
     "Plan",
     "Progress",
     "Store",
@@ -28,6 +31,7 @@ __all__ = [
     "WvindexError",
     "__version__",
     "build",
+    "convert",
     "errors",
     "open",
     "plan",
@@ -36,6 +40,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Conversion": "wvindex.converting.plan",
     "Plan": "wvindex.transform.plan",
     "Progress": "wvindex.building",
     "Store": "wvindex.query.database",
@@ -43,6 +48,7 @@ _HOMES = {
     "Tensor": "wvindex.query.lazy",
     "Verification": "wvindex.verifying",
     "build": "wvindex.building",
+    "convert": "wvindex.converting.api",
     "errors": "wvindex",
     "open": "wvindex.opening",
     "plan": "wvindex.building",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -199,9 +199,9 @@ def build(
         hashes = hash_files(opened) if verify_source else None
         identity = build_identity(opened, planned, _options(planned, linker), hashes)
         with StoreWriter(target, overwrite=overwrite, identity=identity, restart=restart) as writer:
-            require_space(planned, writer, links)
+            require_space(planned.operations, writer, links)
             check = partial(require_finite, opened) if strict_finite else None
-            arrays = _write_arrays(planned, writer, links, budget, progress, check)
+            arrays = write_arrays(planned.operations, writer, links, budget, progress, check)
             require_unchanged(opened)
             if hashes is not None:
                 require_same_hashes(opened, hashes)
@@ -209,23 +209,43 @@ def build(
     return target
 
 
-def _write_arrays(
-    planned: Plan,
+def write_arrays(
+    operations: Sequence[Operation],
     writer: StoreWriter,
     links: Mapping[str, Link],
     budget: int,
-    progress: Callable[[Progress], None] | None,
-    check: Callable[[ArrayEntry], None] | None,
+    progress: Callable[[Progress], None] | None = None,
+    check: Callable[[ArrayEntry], None] | None = None,
 ) -> dict[str, ArrayEntry]:
+    """Write arrays one after another, some of them on their way to the disk while the next is read.
+
+    Parameters
+    ----------
+    operations : sequence of Operation
+    writer : StoreWriter
+    links : mapping of str to Link
+        Of arrays, by key, that are not written.
+    budget : int
+        Bytes of memory that all of it may take.
+    progress : callable, optional
+    check : callable, optional
+        Looks at each array once it is written, and raises.
+
+    Returns
+    -------
+    dict of str to ArrayEntry
+        By key, in the operations' order.
+    """
     arrays: dict[str, ArrayEntry] = {}
     pending: deque[tuple[str, PendingArray]] = deque()
+    total = sum(operation.spec.nbytes for operation in operations)
     done = 0
 
     def report(key: str, nbytes: int) -> None:
         nonlocal done
         done += nbytes
         if progress is not None:
-            progress(Progress(done, planned.bytes_out, key))
+            progress(Progress(done, total, key))
 
     def finish_oldest() -> None:
         key, array = pending.popleft()
@@ -233,7 +253,7 @@ def _write_arrays(
         if check is not None:
             check(arrays[key])
 
-    for operation in planned.operations:
+    for operation in operations:
         spec, rows = operation.spec, operation.rows
         link = links.get(spec.key)
         if link is not None:
@@ -246,7 +266,7 @@ def _write_arrays(
             finish_oldest()
     while pending:
         finish_oldest()
-    return {operation.spec.key: arrays[operation.spec.key] for operation in planned.operations}
+    return {operation.spec.key: arrays[operation.spec.key] for operation in operations}
 
 
 def _finish(

@@ -12,7 +12,7 @@ import click
 from wvindex._version import __version__
 from wvindex.cli.errors import output_of, report_system_error, reported
 
-COMMANDS: Final = ("plan", "build", "info", "ls", "show", "verify", "stats", "run", "completion")
+COMMANDS: Final = ("plan", "build", "info", "ls", "show", "verify", "stats", "run", "convert", "completion")
 """Subcommands in the order in which help shows them; each is ``command`` of a module of its name."""
 
 
