@@ -71,7 +71,7 @@ def _selected(db: Store, pattern: str, layer: str | None, role: str | None) -> l
     if layer is None:
         return db.select(pattern, role=role)
     chosen = {t.key for one in parse_layers(layer) for t in db.select(pattern, layer=one, role=role)}
-    return [tensor for key, tensor in db.items() if key in chosen]
+    return [tensor for tensor in db.select(pattern, role=role) if tensor.key in chosen]
 
 
 def _print_table(tensors: list[Tensor]) -> None:
