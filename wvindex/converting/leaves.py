@@ -135,6 +135,7 @@ class LeafPlanner:
             if leaf in made:
                 continue
             below = one.below[leaf]
+            _require_known(leaf, query)
             _require_alike(query, below)
             name = f"{one.fused_name}.{leaf}"
             halves = zip((query, below), self.rows, strict=True)
@@ -157,6 +158,7 @@ class LeafPlanner:
         for leaf, info in one.fused.items():
             if leaf in made:
                 continue
+            _require_known(leaf, info)
             names = (f"{one.query_name}.{leaf}", f"{one.below_name}.{leaf}")
             if leaf == _BLOCK_SCALES and blocks is not None:
                 made[leaf] = self._parted(names, info, self.rows[0] // blocks[0])
@@ -272,21 +274,26 @@ class LeafPlanner:
                 found=self.rows[0],
             )
 
-    def _refusal(self, leaf: str, info: TensorInfo, rows: int) -> UnsupportedError | MetadataError:
-        if leaf in _BY_ROWS and not (leaf in _SHARED and _is_single(info)):
-            return MetadataError(
-                "a down-projection does not fit the configuration",
-                file=info.file,
-                tensor=info.name,
-                field="q_lora_rank, kv_lora_rank, qk_rope_head_dim",
-                expected=f"{rows} rows",
-                found=info.shape,
-            )
-        return UnsupportedError(
+    def _refusal(self, leaf: str, info: TensorInfo, rows: int) -> MetadataError:
+        return MetadataError(
+            "a down-projection does not fit the configuration",
+            file=info.file,
+            tensor=info.name,
+            field="q_lora_rank, kv_lora_rank, qk_rope_head_dim",
+            expected=f"{rows} rows" if leaf in _BY_ROWS else "one number",
+            found=info.shape,
+        )
+
+
+def _require_known(leaf: str, info: TensorInfo) -> None:
+    """Refuse a tensor of which it is not known how it is put together."""
+    known = _BY_ROWS | _SHARED | {_BLOCK_SCALES}
+    if leaf not in known:
+        raise UnsupportedError(
             "nobody knows how this tensor of a down-projection is fused or taken apart",
             file=info.file,
             tensor=info.name,
-            expected=", ".join(sorted(_BY_ROWS | _SHARED | {_BLOCK_SCALES})),
+            expected=", ".join(sorted(known)),
             found=leaf,
         )
 
