@@ -28,6 +28,7 @@ NAMES = (
     "scale",
     "linking",
     "stats",
+    "fused",
 )
 """Modules of this package, in the order of their turns."""
 

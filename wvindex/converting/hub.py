@@ -21,7 +21,7 @@ from wvindex.converting.documents import (
     rewritten_quantization,
     widths_of,
 )
-from wvindex.converting.files import SourceFile, all_files, identities, left_out
+from wvindex.converting.files import all_files, identities, left_out
 from wvindex.converting.leaves import LeafPlanner, OutTensor
 from wvindex.converting.modules import ModuleNames
 from wvindex.converting.pairs import Attention, attentions, require_form
@@ -37,7 +37,7 @@ from wvindex.sources.strict_json import parse_object
 from wvindex.sources.unchanged import require_unchanged
 from wvindex.store.reader import is_store
 from wvindex.store.staging import SOURCES
-from wvindex.transform.scales import attach_scales
+from wvindex.transform.scales import ScaledTensors, attach_scales
 
 KIND: Final = "safetensors"
 
@@ -147,7 +147,7 @@ class HubConversion:
             "plan_sha256": digest.hexdigest(),
         }
 
-    def _scales(self) -> Any:
+    def _scales(self) -> ScaledTensors:
         """Pair FP8 codes with their scales, which must be sound where they are fused or parted."""
         scaled, refused = attach_scales(self._source)
         for one in self._attentions:
@@ -174,7 +174,6 @@ class HubConversion:
         self._write_shards(replaced, added)
         if name is not None:
             total = sum(unit.nbytes for unit in self._units)
-            remembered = {**remembered} if name is not None else {}
             document, edits = rewritten_index(index, index_names, remembered, total, name)
             self._contents[name] = [Constant(encoded(document))]
             self._edits += edits
@@ -298,6 +297,3 @@ class HubConversion:
         notes = [f"{name} holds weights that no index lists: they stay as they are" for name in weights]
         notes += [f"{name} is not carried over" for name in left_out(self._directory)]
         return tuple(notes)
-
-
-__all__ = ["KIND", "HubConversion", "SourceFile", "claims", "planned"]
