@@ -522,6 +522,18 @@ def test_a_file_name_in_the_index_does_not_lead_elsewhere(path: str, tmp_path: P
         unfuse(tmp_path / "b", tmp_path / "c")
 
 
+def test_a_file_of_something_else_is_not_overwritten_by_the_index(tmp_path: Path) -> None:
+    source = write(tmp_path / "a", small(), shards=3)
+    fuse(source, tmp_path / "b")
+    save_file({"mine": np.ones(3)}, tmp_path / "b" / "adapter.safetensors")
+    index = tmp_path / "b" / "model.safetensors.index.json"
+    document = loaded(index)
+    document["metadata"]["unfused_shards"] = {BELOW: "adapter.safetensors"}
+    index.write_text(json.dumps(document))
+    with pytest.raises(MetadataError, match="unfused_shards"):
+        unfuse(tmp_path / "b", tmp_path / "c")
+
+
 def test_the_target_is_left_alone_unless_it_may_be_replaced(tmp_path: Path) -> None:
     source = write(tmp_path / "a", small())
     (tmp_path / "b").mkdir()
