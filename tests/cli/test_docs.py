@@ -91,6 +91,7 @@ def test_the_examples_print_what_they_say(name: str, tmp_path: Path) -> None:
 
 def test_the_python_of_inspect_md_runs(tmp_path: Path) -> None:
     page = (REPOSITORY / "docs" / "inspect.md").read_text(encoding="utf-8")
+    (tmp_path / "examples").symlink_to(REPOSITORY / "examples", target_is_directory=True)
     (tmp_path / "kjv.zarr").symlink_to(wvindex.build(EXAMPLE, tmp_path / "built.zarr"))
     for block in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         subprocess.run(

@@ -28,7 +28,7 @@ def store(kjv: Path, tmp_path: Path) -> Path:
 def test_the_tables_are_those_of_the_library() -> None:
     assert tuple(GROUPINGS) == get_args(By) == BY == tuple(SHOWN)
     for by, names in SHOWN.items():
-        assert set(names) <= {*GROUPINGS[by].columns, *(SPECTRUM if by == "tensor" else ())}
+        assert set(names) <= {*GROUPINGS[by].columns, *(SPECTRUM if by in {"tensor", "expert"} else ())}
 
 
 @pytest.mark.parametrize("by", BY)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.linalg
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 import wvindex as wv
+from tests.support.cli import EXAMPLE
 from tests.support.packed import REPO_GOLDEN
 from tests.support.tensors import plain_tensor
 from wvindex.errors import SelectionError, UsageError
@@ -98,3 +102,55 @@ def test_scipy_is_asked_for_only_where_it_is_needed(monkeypatch: pytest.MonkeyPa
     assert found(values, "full").top
     with pytest.raises(UsageError, match="pip install scipy"):
         found(values, small=0)
+
+
+@pytest.mark.parametrize("kind", ["top", "full"])
+def test_each_expert_of_a_stack_has_its_own(kind: Kind) -> None:
+    with wv.open(EXAMPLE) as db:
+        stacks = {key: db[key][:].astype(np.float64) for key in db if ".mlp.experts." in key}
+        rows = wv.stats(db, "*.mlp.experts.*", by="expert", spectrum=kind, top=5).to_dicts()
+    assert len(rows) == sum(map(len, stacks.values())) == 24
+    for row in rows:
+        exact = scipy.linalg.svdvals(stacks[row["key"]][row["expert"]])
+        share = exact / exact.sum()
+        np.testing.assert_allclose(row["singular_values"], exact[:5], rtol=1e-10)
+        assert row["spectral_norm"] == row["singular_values"][0]
+        assert row["stable_rank"] == pytest.approx((exact**2).sum() / exact[0] ** 2, rel=1e-10)
+        assert row["effective_rank"] == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-10)
+
+
+def test_an_expert_too_large_to_decode_has_the_largest() -> None:
+    values = np.stack([matrix(130, 110, seed) for seed in range(3)])
+    stack = plain_tensor(values)
+    for e in range(3):
+        squares = float((values[e].astype(np.float64) ** 2).sum())
+        one = spectrum(stack.expert(e), squares, "top", small=0)
+        np.testing.assert_allclose(one.top, scipy.linalg.svdvals(values[e].astype(np.float64))[:8], rtol=1e-5)
+
+
+def test_a_stack_as_a_whole_has_none_and_a_note_says_so() -> None:
+    with wv.open(EXAMPLE) as db:
+        table = wv.stats(db, "*.1.mlp.experts.up_proj.weight", spectrum="top")
+        matrices = wv.stats(db, "*.0.mlp.up_proj.weight", spectrum="top")
+    assert (table["singular_values"], table["stable_rank"]) == ([None], [None])
+    assert "by expert" in table.notes[0]
+    assert matrices.notes == ()
+
+
+def test_an_expert_that_is_not_finite_has_none_and_spoils_no_other(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((3, 8, 16), np.float32)
+    values[1, 2, 3] = np.nan
+    path = tmp_path / "m.safetensors"
+    save_file({"stack": values}, path)
+    assert wv.stats(path, by="expert", spectrum="full")["spectral_norm"] == [
+        pytest.approx(np.linalg.norm(values[0], 2)),
+        None,
+        pytest.approx(np.linalg.norm(values[2], 2)),
+    ]
+
+
+def test_the_spectra_of_experts_are_kept_apart(tmp_path: Path) -> None:
+    store = wv.build(EXAMPLE, tmp_path / "kjv.zarr")
+    first = wv.stats(store, "*.mlp.experts.*", by="expert", spectrum="top")
+    assert (store / "stats" / "expert-spectrum-top-8.json").is_file()
+    assert wv.stats(store, "*.mlp.experts.*", by="expert", spectrum="top") == first

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
@@ -13,10 +12,10 @@ from wvindex.cli.options import PATH, json_option
 from wvindex.cli.output import emit, emit_facts, emit_json, emit_table
 from wvindex.cli.runnable import check_runs
 from wvindex.errors import WvindexError
+from wvindex.inspection.facts import model_facts
 from wvindex.sizes import format_size
 
 if TYPE_CHECKING:
-    from wvindex.arch.config import MLA, ModelConfig, MoE, Rope
     from wvindex.query.database import Store
     from wvindex.query.summary import Summary
     from wvindex.store.catalog import Catalog
@@ -85,9 +84,7 @@ def _print_page(db: Store, summary: Summary, refusal: WvindexError | None) -> No
     emit_facts(
         [
             *_origin(db),
-            *_model(db.config, summary),
-            *_attention(db.config),
-            *_feed_forward(db.config),
+            *model_facts(db.config, summary),
             *_contents(summary),
             *_labelled("note", db.notes),
             ("runs", "yes" if refusal is None else f"no: {refusal}"),
@@ -116,64 +113,6 @@ def _origin(db: Store) -> Facts:
 def _build_options(catalog: Catalog) -> str:
     flags = ((f"--{name.replace('_', '-')}", value) for name, value in catalog.options.items())
     return " ".join(flag if value is True else f"{flag} {value}" for flag, value in flags)
-
-
-def _model(config: ModelConfig, summary: Summary) -> Facts:
-    family = config.family or "unknown: tensors keep their own names"
-    yield "family", family if family == config.model_type else f"{family} (model_type {config.model_type})"
-    extra = f", and {len(summary.mtp_layers)} for multi-token prediction" if summary.mtp_layers else ""
-    yield "layers", f"{summary.layers}{extra}"
-    if config.hidden_size:
-        yield "hidden size", str(config.hidden_size)
-    if config.vocab_size:
-        tied = ", embedding and head tied" if config.tie_word_embeddings else ""
-        yield "vocabulary", f"{config.vocab_size}{tied}"
-    if config.max_position_embeddings:
-        yield "context", f"{config.max_position_embeddings} tokens"
-
-
-def _attention(config: ModelConfig) -> Facts:
-    if config.num_attention_heads and config.head_dim:
-        widths = f"query and key {config.head_dim} wide, value {config.v_head_dim or config.head_dim}"
-        heads = f"{config.num_attention_heads} heads, {config.num_key_value_heads} key/value heads"
-        yield "attention", f"{heads}; {widths}"
-    if config.mla is not None:
-        yield "", _latent(config.mla, config.attention_form)
-    windows = Counter(config.layer_types)
-    if windows["sliding_attention"]:
-        yield "window", f"{config.sliding_window} tokens, in {windows['sliding_attention']} layers"
-    ropes = {name: _rotary(rope, config.head_dim) for name, rope in config.rope.items()}
-    if len(set(ropes.values())) == 1:
-        yield "rotary", next(iter(ropes.values()))
-    else:
-        yield from _labelled("rotary", [f"{name}: {text}" for name, text in ropes.items()])
-    if config.attention_scale is not None:
-        yield "scale", f"{config.attention_scale:.6g}"
-
-
-def _latent(mla: MLA, form: str) -> str:
-    ranks = f"q_lora_rank {mla.q_lora_rank or 'none'}, kv_lora_rank {mla.kv_lora_rank}"
-    how = "absorbed from" if form == "dense" else "kept as factors:"
-    return f"{how} {ranks}, rope {mla.qk_rope_head_dim} + nope {mla.qk_nope_head_dim}"
-
-
-def _rotary(rope: Rope, head_dim: int | None) -> str:
-    part = f"{rope.rotary_dim} of {head_dim or '?'} dimensions"
-    return f"{rope.rope_type}, theta {rope.rope_theta:g}, {part}"
-
-
-def _feed_forward(config: ModelConfig) -> Facts:
-    if config.intermediate_size:
-        yield "mlp", f"{config.intermediate_size} wide, {config.hidden_act or 'unknown activation'}"
-    if config.moe is not None:
-        yield "experts", _experts(config.moe)
-
-
-def _experts(moe: MoE) -> str:
-    shared = f"; {moe.n_shared_experts} shared" if moe.n_shared_experts else ""
-    counts = f"{moe.n_routed_experts} routed, {moe.num_experts_per_tok} a token{shared}"
-    groups = f", {moe.topk_group} of {moe.n_group} groups" if moe.n_group > 1 else ""
-    return f"{counts}; {moe.moe_intermediate_size} wide; {moe.scoring_func}, {moe.topk_method}{groups}"
 
 
 def _contents(summary: Summary) -> Facts:

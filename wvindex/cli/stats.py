@@ -12,7 +12,7 @@ import click
 from wvindex.cli.options import PATH, table_options
 from wvindex.cli.output import emit, emit_result, note
 from wvindex.cli.progress import scan_progress
-from wvindex.cli.slicing import parse_layers
+from wvindex.cli.slicing import layer_numbers
 from wvindex.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,25 +22,27 @@ if TYPE_CHECKING:
     from wvindex.inspection.table import Table
     from wvindex.query.database import Store
 
-BY: Final = ("tensor", "layer", "role", "head", "expert", "row", "column")
+BY: Final = ("tensor", "layer", "role", "head", "expert", "feature", "row", "column")
 
 _OF_MOST: Final = ("mean", "std", "absmax", "kurtosis")
+_RANKS: Final = ("stable_rank", "effective_rank", "spectral_norm")
 
 SHOWN: Final = {
-    "tensor": ("key", "encoding", *_OF_MOST, "outliers", "stable_rank", "effective_rank", "spectral_norm"),
+    "tensor": ("key", "encoding", *_OF_MOST, "outliers", *_RANKS),
     "layer": ("layer", "tensors", "bits_per_weight", *_OF_MOST, "outliers"),
     "role": ("role", "tensors", "bits_per_weight", *_OF_MOST, "outliers"),
     "head": ("layer", "head", "kv_head", "qk_norm", "ov_norm", "q_l2", "k_l2", "v_l2", "o_l2"),
-    "expert": ("key", "expert", "l2", "norm_ratio", "dead", "nearest", "cosine", "duplicate"),
+    "expert": ("key", "expert", "l2", "norm_ratio", "dead", "nearest", "cosine", "duplicate", *_RANKS),
+    "feature": ("layer", "role", "expert", "feature", "gate_l2", "up_l2", "down_l2", "strength"),
     "row": ("key", "row", *_OF_MOST, "l2"),
     "column": ("key", "column", *_OF_MOST, "absmax_ratio"),
 }
 """Columns that fit a terminal; --columns, --json and --csv have the others."""
 
-PARTS: Final = ("head", "expert", "row", "column")
+PARTS: Final = ("head", "expert", "feature", "row", "column")
 """What of a tensor or a layer a row may be."""
 
-PLOTTED: Final = {"head": "qk_norm", "expert": "l2"}
+PLOTTED: Final = {"head": "qk_norm", "expert": "l2", "feature": "strength"}
 """What a plot without --sort shows, where it is not the standard deviation."""
 
 _BINS: Final = 33
@@ -58,7 +60,8 @@ _TERMINAL: Final = "-"
 @click.option(
     "--spectrum",
     type=click.Choice(("top", "full")),
-    help="Also singular values of matrices: the largest, or all of them for the effective rank.",
+    help="Also singular values of matrices, or by expert of each one: the largest, or all of them for the "
+    "effective rank.",
 )
 @click.option(
     "--plot",
@@ -88,7 +91,7 @@ def command(
     import wvindex as wv
 
     with wv.open(path) as db:
-        layers = None if layer is None else _layer_numbers(db, layer)
+        layers = None if layer is None else layer_numbers(db, layer)
         with scan_progress() as progress:
             table = wv.stats(
                 db,
@@ -105,17 +108,6 @@ def command(
             _note_nonfinite(table)
         else:
             _plot(db, table, by, plot, printing)
-
-
-def _layer_numbers(db: Store, text: str) -> list[int]:
-    from wvindex.arch.keys import split_layer
-
-    have = sorted({n for n, _ in map(split_layer, db) if n is not None})
-    chosen: set[int] = set()
-    for part in parse_layers(text):
-        wanted = {part} if isinstance(part, int) else set(range(*part.indices(max(have, default=-1) + 1)))
-        chosen |= wanted
-    return sorted(chosen)
 
 
 def _note_nonfinite(table: Table) -> None:
@@ -159,9 +151,10 @@ def _bars(db: Store, table: Table, by: str, sort: str | None, *, ascending: bool
 
 def _label(row: Mapping[str, Any]) -> str:
     """Say what a row of a table is."""
-    if "role" in row and "key" not in row:
+    if "role" in row and not {"key", "feature"} & row.keys():
         return str(row["role"])
     number = "" if row.get("layer") is None else f"layer {row['layer']}"
     parts = [str(row.get("key", number or "no layer"))]
-    parts += [f"{name} {row[name]}" for name in PARTS if name in row]
+    parts += [str(row["role"])] if "feature" in row else []
+    parts += [f"{name} {row[name]}" for name in PARTS if row.get(name) is not None]
     return " ".join(parts)

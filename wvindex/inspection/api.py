@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import asdict
+from typing import Any, Final, Literal
 
 from wvindex.arch.keys import split_layer
 from wvindex.errors import UsageError
+from wvindex.inspection.collect import Compute, Grouping, Job, Progress, collect
 from wvindex.inspection.experts import EXPERT, expert_rows
-from wvindex.inspection.heads import HEAD, head_projections, head_rows
-from wvindex.inspection.kept import Kept, digest_of
+from wvindex.inspection.feature_norms import FEATURE, block_of, block_tensors, feature_rows, feed_forward_of
+from wvindex.inspection.heads import HEAD, head_rows, head_tensors
 from wvindex.inspection.moments import Moments
 from wvindex.inspection.scan import scan
 from wvindex.inspection.spectrum import SPECTRUM, Kind, spectrum
@@ -37,39 +39,7 @@ from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
 from wvindex.query.select import LayerChoice
 
-By = Literal["tensor", "layer", "role", "head", "expert", "row", "column"]
-
-Progress = Callable[[int, int], None]
-"""Told the encoded bytes that were gone through, and of how many."""
-
-Compute = Callable[[Store, Sequence[Tensor], Advance], list[Row]]
-
-
-@dataclass(frozen=True)
-class Grouping:
-    """What a row of a table is.
-
-    Attributes
-    ----------
-    columns : tuple of str
-    compute : callable
-        Gives the rows of one subject.
-    subject : callable
-        What a tensor belongs to; None where it has no part in such a table.
-    passes : int
-        How often the subject's bytes are gone through, and `advance` told.
-    is_kept : bool
-        Whether the rows are kept in a store: not where they are as many as a matrix has rows.
-    reads : callable
-        What of the store the rows of a subject are computed from.
-    """
-
-    columns: tuple[str, ...]
-    compute: Compute
-    subject: Callable[[Store, Tensor], str | None]
-    passes: int = 2
-    is_kept: bool = True
-    reads: Callable[[Store, list[Tensor]], list[Tensor]] = lambda db, tensors: tensors
+By = Literal["tensor", "layer", "role", "head", "expert", "feature", "row", "column"]
 
 
 def stats(
@@ -98,13 +68,15 @@ def stats(
     selector : str, optional
         A glob for keys or aliases, as `Store.select` takes it; all tensors by default.
     layers : int, range, slice or iterable of int, optional
-    by : {"tensor", "layer", "role", "head", "expert", "row", "column"}
+    by : {"tensor", "layer", "role", "head", "expert", "feature", "row", "column"}
         What a row of the table is. Layers and roles are taken over all values of their tensors; heads
-        are those of whole layers whose attention is dense; experts those of stacks.
+        are those of whole layers whose attention is dense, or latent; experts those of stacks; features
+        those of feed-forward blocks, all projections of which are read.
     role : str, optional
         A glob for what follows the layer in the key.
     spectrum : {"top", "full"}, optional
-        For tensors: also singular values, the `top` largest, stable rank and effective rank.
+        Also singular values, the `top` largest, stable rank and effective rank: of each matrix for
+        tensors, of each expert for experts. A stack as a whole has none.
     top : int
     keep : bool
         Whether to take what a store in a directory has in ``stats/``, and to leave there what is new.
@@ -119,7 +91,7 @@ def stats(
     Raises
     ------
     UsageError
-        If `by` or `spectrum` is none of these, or a spectrum is asked of anything but tensors.
+        If `by` or `spectrum` is none of these, or a spectrum is asked of neither tensors nor experts.
     SelectionError
         If `layers` is no choice of layers.
     UndecodableType
@@ -127,68 +99,26 @@ def stats(
     """
     if by not in GROUPINGS:
         raise UsageError("no such table", field="by", expected=", ".join(GROUPINGS), found=by)
-    if spectrum is not None and by != "tensor":
-        raise UsageError("a spectrum is a tensor's", field="spectrum", expected="by='tensor'", found=by)
+    if spectrum is not None and by not in _SPECTRAL:
+        expected = " or ".join(f"by='{name}'" for name in _SPECTRAL)
+        raise UsageError("a spectrum is a matrix's", field="spectrum", expected=expected, found=by)
     opened = nullcontext(source) if isinstance(source, Store) else open_any(source)
     with opened as db:
         tensors = db.select(selector or "*", layer=layers, role=role)
-        return _Run(db, keep, progress).table(by, tensors, spectrum, top)
+        jobs = [Job(by, GROUPINGS[by], tensors)]
+        if spectrum is not None:
+            jobs.append(spectrum_job(by, tensors, spectrum, top))
+        found, notes = collect(db, jobs, keep=keep, progress=progress)
+    columns = [column for job in jobs for column in job.grouping.columns]
+    rows = [
+        {name: value for part in parts for name, value in part.items()} for parts in zip(*found, strict=True)
+    ]
+    if spectrum is not None and by == "tensor" and any(tensor.ndim > 2 for tensor in tensors):
+        notes += ("a stack is no matrix and has no singular values; by expert there are those of each",)
+    return Table.of_dicts(f"{by}s", columns, rows, notes)
 
 
-class _Run:
-    """Goes through subjects, and takes from the store what it has of them."""
-
-    def __init__(self, db: Store, keep: bool, progress: Progress | None) -> None:
-        self._db = db
-        self._keep = keep
-        self._progress = progress
-        self._done = self._total = 0
-        self._notes: dict[str, None] = {}
-
-    def table(self, by: By, tensors: Sequence[Tensor], kind: Kind | None, top: int) -> Table:
-        grouping = GROUPINGS[by]
-        subjects: dict[str, list[Tensor]] = {}
-        for tensor in tensors:
-            name = grouping.subject(self._db, tensor)
-            if name is not None:
-                subjects.setdefault(name, []).append(tensor)
-        subjects = {name: grouping.reads(self._db, some) for name, some in subjects.items()}
-        spectra = _spectral(kind, top) if kind is not None else None
-        chosen = [grouping] if spectra is None else [grouping, spectra]
-        names = [by] if spectra is None else [by, f"spectrum-{kind}-{top}"]
-        self._total = sum(g.passes * _nbytes(some) for g in chosen for some in subjects.values())
-        rows = [self._rows(name, g, subjects) for name, g in zip(names, chosen, strict=True)]
-        joined = [row | more for row, more in zip(*rows, strict=True)] if spectra else rows[0]
-        columns = grouping.columns + (SPECTRUM if spectra else ())
-        return Table.of_dicts(f"{by}s", columns, joined, self._notes)
-
-    def _rows(self, name: str, grouping: Grouping, subjects: dict[str, list[Tensor]]) -> list[Row]:
-        kept = Kept.of(self._db, name, grouping.columns) if self._keep and grouping.is_kept else None
-        rows: list[Row] = []
-        try:
-            for subject, tensors in subjects.items():
-                digest = digest_of(self._db, tensors, {"by": name}) if kept else None
-                found = kept.get(subject, digest) if kept else None
-                if found is None:
-                    found = grouping.compute(self._db, tensors, self._advance)
-                    if kept:
-                        kept.put(subject, digest, found)
-                else:
-                    self._advance(grouping.passes * _nbytes(tensors))
-                rows += found
-        finally:
-            if kept:  # also what was done when somebody had enough
-                kept.save()
-                self._notes |= dict.fromkeys(kept.notes)
-        return rows
-
-    def _advance(self, nbytes: int) -> None:
-        self._done += nbytes
-        if self._progress is not None:
-            self._progress(self._done, self._total)
-
-
-def _nbytes(tensors: Iterable[Tensor]) -> int:
+def _nbytes(tensors: Sequence[Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
@@ -207,6 +137,13 @@ def _role(db: Store, tensors: Sequence[Tensor], advance: Advance) -> list[Row]:
 def _heads(db: Store, tensors: Sequence[Tensor], advance: Advance) -> list[Row]:
     rows = head_rows(db, split_layer(tensors[0].key)[0] or 0)
     advance(2 * _nbytes(tensors))
+    return rows
+
+
+def _features(db: Store, tensors: Sequence[Tensor], advance: Advance) -> list[Row]:
+    block = feed_forward_of(db, tensors)
+    rows = feature_rows(block) if block else []
+    advance(_nbytes(tensors))
     return rows
 
 
@@ -235,47 +172,74 @@ def _role_name(db: Store, tensor: Tensor) -> str | None:
 
 
 def _head_layer(db: Store, tensor: Tensor) -> str | None:
-    """Give the layer of one of the four projections, where all are dense and divide into heads."""
+    """Give the layer of one of the tensors that its heads are read from."""
     number, role = split_layer(tensor.key)
-    if number is None or not role.startswith("self_attn.") or tensor.heads is None:
+    if number is None or not role.startswith("self_attn."):
         return None
-    return str(number) if head_projections(db.layers[number]) else None
+    return str(number) if tensor.key in {one.key for one in head_tensors(db, number)} else None
 
 
-def _projections(db: Store, tensors: list[Tensor]) -> list[Tensor]:
-    """Give all four projections of a layer: heads are of all of them, whichever were chosen."""
-    number = split_layer(tensors[0].key)[0] or 0
-    return list((head_projections(db.layers[number]) or {}).values())
+def _head_tensors(db: Store, tensors: list[Tensor]) -> list[Tensor]:
+    """Give all that the heads of a layer are read from, whichever of it was chosen."""
+    return head_tensors(db, split_layer(tensors[0].key)[0] or 0)
+
+
+def _geometry(db: Store) -> Mapping[str, Any]:
+    return {} if db.config.mla is None else {"mla": asdict(db.config.mla)}
 
 
 def _stack_key(db: Store, tensor: Tensor) -> str | None:
-    return tensor.key if tensor.ndim == 3 and len(tensor) else None
+    """Give the key of a stack of experts; the factors of latent attention are stacks of heads."""
+    is_attention = split_layer(tensor.key)[1].startswith("self_attn.")
+    return tensor.key if tensor.ndim == 3 and len(tensor) and not is_attention else None
 
 
 def _matrix_key(db: Store, tensor: Tensor) -> str | None:
     return tensor.key if tensor.ndim > 1 else None
 
 
-def _spectral(kind: Kind, top: int) -> Grouping:
-    """Give the grouping whose rows are the columns that a spectrum adds to those of tensors."""
+def spectrum_job(by: By, tensors: Sequence[Tensor], kind: Kind, top: int) -> Job:
+    """Give the job whose rows are the columns that a spectrum adds to those of tensors or of experts."""
+    rows_of, subject = _SPECTRAL[by]
+    grouping = Grouping(SPECTRUM, _each(lambda tensor: rows_of(tensor, kind, top), 2), subject)
+    name = f"spectrum-{kind}-{top}"
+    return Job(name if by == "tensor" else f"{by}-{name}", grouping, tensors)
 
-    def one(tensor: Tensor) -> list[Row]:
-        if tensor.ndim != 2:
-            return [{}]
-        moments = Moments.of_state(scan(tensor).states[0]) if tensor.size else Moments()
-        if moments.nan or moments.inf:
-            return [{}]
-        return [spectrum(tensor, moments.sum_of_squares, kind, top=top).to_row()]
 
-    return Grouping(SPECTRUM, _each(one, 2), _key)
+def _tensor_spectrum(tensor: Tensor, kind: Kind, top: int) -> list[Row]:
+    if tensor.ndim != 2:
+        return [{}]
+    moments = Moments.of_state(scan(tensor).states[0]) if tensor.size else Moments()
+    return [_spectrum_row(tensor, moments, kind, top)]
 
+
+def _expert_spectra(stack: Tensor, kind: Kind, top: int) -> list[Row]:
+    states = scan(stack, rows_per_group=max(math.prod(stack.shape[1:-1]), 1)).states
+    moments = [Moments.of_state(state) for state in states]
+    return [_spectrum_row(stack.expert(i), one, kind, top) for i, one in enumerate(moments)]
+
+
+def _spectrum_row(matrix: Tensor, moments: Moments, kind: Kind, top: int) -> Row:
+    if moments.nan or moments.inf:
+        return {}
+    return spectrum(matrix, moments.sum_of_squares, kind, top=top).to_row()
+
+
+_SPECTRAL: Final[
+    dict[str, tuple[Callable[[Tensor, Kind, int], list[Row]], Callable[[Store, Tensor], str | None]]]
+] = {
+    "tensor": (_tensor_spectrum, _key),
+    "expert": (_expert_spectra, _stack_key),
+}
+"""What has singular values: the rows of them, and whose they are."""
 
 GROUPINGS: Final[dict[str, Grouping]] = {
     "tensor": Grouping(TENSOR, _tensor, _key),
     "layer": Grouping(LAYER, _layer, _layer_name),
     "role": Grouping(ROLE, _role, _role_name),
-    "head": Grouping(HEAD, _heads, _head_layer, reads=_projections),
+    "head": Grouping(HEAD, _heads, _head_layer, reads=_head_tensors, options=_geometry),
     "expert": Grouping(EXPERT, _each(expert_rows, 2), _stack_key),
+    "feature": Grouping(FEATURE, _features, block_of, 1, is_kept=False, reads=block_tensors),
     "row": Grouping(ROW, _each(row_rows, 1), _key, passes=1, is_kept=False),
     "column": Grouping(COLUMN, _each(column_rows, 1), _matrix_key, passes=1, is_kept=False),
 }

@@ -4,18 +4,20 @@ A head's scores are ``x_i^T (W_q^T W_k) x_j``, what it writes ``(W_o W_v) x_j``.
 hidden x hidden products come from Gram matrices of head_dim x head_dim, as the trace is cyclic:
 ``||W_q^T W_k||^2 = <W_q W_q^T, W_k W_k^T>``. The products themselves are never made. Rotary
 embedding, norms on queries and keys, and per-token factors (`row_scale`) are left aside: these are norms of
-the stored matrices.
+the stored matrices, or of those that stored factors of latent attention stand for.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wvindex.formats.blas import one_thread
+from wvindex.inspection.factored import factor_grams, find_factors
 from wvindex.inspection.moments import Moments
 from wvindex.inspection.scan import Parts, scan, widened
 from wvindex.query.database import Store
@@ -24,6 +26,7 @@ from wvindex.query.lazy import Tensor
 from wvindex.query.stream import Values
 
 PROJECTIONS: Final = ("q", "k", "v", "o")
+_OUT: Final = "self_attn.o_proj.weight"
 _OF_EACH: Final = ("l2", "absmax", "kurtosis")
 
 HEAD: Final = (
@@ -42,31 +45,72 @@ def head_projections(layer: Layer) -> dict[str, Tensor] | None:
     return found if ok else None
 
 
-def head_rows(db: Store, number: int) -> list[dict[str, Any]]:
-    """Give a row for each query head of a layer: the columns `HEAD`; nothing without dense projections.
+def head_tensors(db: Store, number: int) -> list[Tensor]:
+    """Give what the heads of a layer are read from: its dense projections, or the factors of latent ones."""
+    layer = db.layers[number]
+    projections = head_projections(layer)
+    if projections is not None:
+        return list(projections.values())
+    factors, out = find_factors(db, layer), _out_projection(layer)
+    return [*factors.tensors, out] if factors and out and out.heads == factors.heads else []
 
-    Heads of keys and values that several query heads share stand in each of their rows.
+
+def head_rows(db: Store, number: int) -> list[dict[str, Any]]:
+    """Give a row for each query head of a layer: the columns `HEAD`; nothing where its attention is neither
+    dense nor latent.
+
+    Heads of keys and values that several query heads share stand in each of their rows. Where queries, keys
+    and values are factors, their largest magnitude and kurtosis are left open: their values are not stored.
     """
-    projections = head_projections(db.layers[number])
-    if projections is None:
+    if not head_tensors(db, number):
         return []
-    counts = {name: tensor.heads or 1 for name, tensor in projections.items()}
-    moments = {name: head_moments(tensor) for name, tensor in projections.items()}
-    grams = {name: head_grams(tensor) for name, tensor in projections.items()}
+    parts = _parts(db, db.layers[number])
+    n_heads = len(parts["q"].grams)
     rows = []
-    for head in range(counts["q"]):
-        of = {name: head * counts[name] // counts["q"] for name in PROJECTIONS}
+    for head in range(n_heads):
+        of = {name: head * len(part.grams) // n_heads for name, part in parts.items()}
+        grams = {name: part.grams[of[name]] for name, part in parts.items()}
         row: dict[str, Any] = {
             "layer": number,
             "head": head,
             "kv_head": of["k"],
-            "qk_norm": _product_norm(grams["q"][of["q"]], grams["k"][of["k"]]),
-            "ov_norm": _product_norm(grams["o"][of["o"]], grams["v"][of["v"]]),
+            "qk_norm": _product_norm(grams["q"], grams["k"]),
+            "ov_norm": _product_norm(grams["o"], grams["v"]),
         }
-        for what in _OF_EACH:
-            row |= {f"{name}_{what}": getattr(moments[name][of[name]], what) for name in PROJECTIONS}
+        for name, part in parts.items():
+            row |= {f"{name}_{what}": value for what, value in part.facts(of[name]).items()}
         rows.append(row)
     return rows
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is known of the heads of one projection; moments only where its values are stored."""
+
+    grams: NDArray[np.float64]
+    moments: list[Moments] | None = None
+
+    def facts(self, head: int) -> dict[str, float]:
+        if self.moments is not None:
+            return {what: getattr(self.moments[head], what) for what in _OF_EACH}
+        return {"l2": math.sqrt(max(float(np.trace(self.grams[head])), 0.0))}
+
+
+def _parts(db: Store, layer: Layer) -> dict[str, _Part]:
+    stored = head_projections(layer)
+    factors = find_factors(db, layer) if stored is None else None
+    found = {} if factors is None else {n: _Part(grams) for n, grams in factor_grams(factors).items()}
+    if stored is None:
+        stored = {"o": layer[_OUT]}
+    return found | {name: _Part(head_grams(tensor), head_moments(tensor)) for name, tensor in stored.items()}
+
+
+def _out_projection(layer: Layer) -> Tensor | None:
+    try:
+        out = layer[_OUT]
+    except KeyError:
+        return None
+    return out if out.heads and out.ndim == 2 and out.size else None
 
 
 def head_moments(tensor: Tensor) -> list[Moments]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wvindex.inspection import kernels
+from wvindex.inspection.guess import Guess
 from wvindex.inspection.kernels import DIGIT_BITS, N_BINS
 from wvindex.inspection.scan import Parts, bits_of, widened
 from wvindex.query.lazy import Tensor
@@ -69,6 +70,7 @@ def select(
     limit: float,
     *,
     wide: bool,
+    guess: Guess | None = None,
 ) -> Selection:
     """Find quantiles of all finite values of some tensors together, and count large magnitudes.
 
@@ -82,6 +84,8 @@ def select(
         Of magnitudes; infinity or NaN to count none.
     wide : bool
         Whether values were, and are, looked at as float64.
+    guess : Guess, optional
+        What was set aside while float32 was counted.
     """
     finite = _finite_bins(digits, wide)
     n = int(finite.sum())
@@ -90,13 +94,17 @@ def select(
     search = _Search(finite, [rank(p, n) for p in probabilities])
     bounds = _Outside(limit, wide)
     bounds.count(finite[None], np.zeros(1, np.uint64), (64 if wide else 32) - DIGIT_BITS)
-    if all(_fits_16_bits(tensor) for tensor in tensors) and not wide:
+    if has_16_bits(tensors) and not wide:
         search.prefixes = _padded(search.prefixes)
         bounds.count_whole(finite)
         return Selection(search.values(wide), bounds.found)
     for shift in range((64 if wide else 32) - 2 * DIGIT_BITS, -1, -DIGIT_BITS):
         prefixes = np.union1d(search.prefixes, bounds.prefixes(shift + DIGIT_BITS))
-        counts = _count_digits(tensors, prefixes, shift, wide)
+        aside = guess.values(prefixes, finite) if guess is not None else None
+        if aside is not None:
+            counts = _count_aside(aside, prefixes)
+        else:
+            counts = _count_digits(tensors, prefixes, shift, wide)
         bounds.count(counts, prefixes, shift)
         search.narrow(counts[np.searchsorted(prefixes, search.prefixes)])
     return Selection(search.values(wide), bounds.found)
@@ -178,8 +186,18 @@ def _finite_bins(digits: NDArray[np.int64], wide: bool) -> NDArray[np.int64]:
     return finite
 
 
-def _fits_16_bits(tensor: Tensor) -> bool:
-    return tensor.encoding in _IN_16_BITS and tensor.scale_block is None
+def has_16_bits(tensors: Sequence[Tensor]) -> bool:
+    """Whether all values are float32 whose lower 16 bits are zero."""
+    return all(tensor.encoding in _IN_16_BITS and tensor.scale_block is None for tensor in tensors)
+
+
+def _count_aside(parts: Sequence[NDArray[np.uint32]], prefixes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Count the lower digits of float32 that were set aside; `prefixes` are upper ones."""
+    counts = np.zeros((len(prefixes), N_BINS), np.int64)
+    table = _table(prefixes, 0)
+    for bits in parts:
+        kernels.refine_kernel(wide=False)(bits, table, prefixes, 0, counts)
+    return counts
 
 
 def _count_digits(

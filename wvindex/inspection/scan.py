@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from wvindex.formats.kernels import threads
 from wvindex.formats.workers import share
 from wvindex.inspection import kernels
+from wvindex.inspection.guess import Guess
 from wvindex.query.lazy import Tensor
 from wvindex.query.stream import Values, value_dtype
 
@@ -92,6 +93,7 @@ def scan(
     digits: bool = False,
     columns: bool = False,
     wide: bool | None = None,
+    guess: Guess | None = None,
 ) -> Scan:
     """Read a tensor once.
 
@@ -106,6 +108,8 @@ def scan(
         Whether to count first digits, and to take the largest magnitude of each column.
     wide : bool, optional
         Whether to look at values as float64; by default where float32 does not hold them.
+    guess : Guess, optional
+        Sets values aside while first digits of float32 are counted.
     """
     width = tensor.shape[-1] if tensor.shape else 1
     n_rows = math.prod(tensor.shape[:-1])
@@ -129,7 +133,10 @@ def scan(
         found.append((first_row, first, groups))
         if digits:
             part = counts.take()
-            kernels.histogram_kernel(wide)(bits.view(unsigned), part)
+            if guess is None:
+                kernels.histogram_kernel(wide)(bits.view(unsigned), part)
+            else:
+                guess.count(bits.view(np.uint32), part)
             counts.give(part)
         if columns:
             largest = most.take()

@@ -12,7 +12,7 @@ from typing import Any, Final
 from wvindex.errors import UsageError
 
 Value = Any
-"""A str, int, float, bool, None, or a list of floats."""
+"""A str, int, float, bool, None, or a list of numbers or of str."""
 
 _NOT_IN_JSON: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -148,5 +148,5 @@ def _is_missing(value: Value) -> bool:
 
 def _cell(value: Value) -> Value:
     if isinstance(value, list | tuple):
-        return " ".join(repr(one) for one in value)
+        return " ".join(one if isinstance(one, str) else repr(one) for one in value)
     return str(value).lower() if isinstance(value, bool) else value

@@ -10,10 +10,11 @@ from typing import Any, Final
 import numpy as np
 
 from wvindex.arch.keys import split_layer
+from wvindex.inspection.guess import guess
 from wvindex.inspection.kernels import N_BINS
 from wvindex.inspection.moments import Moments
 from wvindex.inspection.outliers import SIGMAS, Channels, channel_ratios, channels
-from wvindex.inspection.quantiles import PROBABILITIES, select
+from wvindex.inspection.quantiles import PROBABILITIES, has_16_bits, select
 from wvindex.inspection.scan import column_states, is_wide, scan
 from wvindex.query.lazy import Tensor
 
@@ -64,7 +65,7 @@ def role_of(key: str) -> str:
 
 
 def summarize(tensors: Sequence[Tensor], advance: Advance = lambda nbytes: None) -> Summary:
-    """Take the statistics of all values of some tensors, in two passes over them.
+    """Take the statistics of all values of some tensors, in two passes over them; most often in one.
 
     Raises
     ------
@@ -72,12 +73,14 @@ def summarize(tensors: Sequence[Tensor], advance: Advance = lambda nbytes: None)
         If nobody decodes an encoding.
     """
     wide = any(is_wide(tensor) for tensor in tensors)
+    probabilities = list(PROBABILITIES.values())
+    one_pass = None if wide or has_16_bits(tensors) else guess(tensors, probabilities, SIGMAS)
     parts: list[Moments] = []
     digits = np.zeros(N_BINS, np.int64)
     found: Channels | None = None
     for tensor in tensors:
         with_columns = len(tensors) == 1 and tensor.ndim > 1
-        seen = scan(tensor, digits=True, columns=with_columns, wide=wide)
+        seen = scan(tensor, digits=True, columns=with_columns, wide=wide, guess=one_pass)
         parts += [Moments.of_state(state) for state in seen.states]
         if seen.digits is not None:
             digits += seen.digits
@@ -88,8 +91,8 @@ def summarize(tensors: Sequence[Tensor], advance: Advance = lambda nbytes: None)
     has_matrix = any(tensor.ndim > 1 for tensor in tensors)
     limit = SIGMAS * moments.std
     to_count = has_matrix and moments.absmax > limit  # else there is nothing to count
-    probabilities = list(PROBABILITIES.values())
-    selection = select(tensors, digits, probabilities, limit if to_count else math.inf, wide=wide)
+    limit = limit if to_count else math.inf
+    selection = select(tensors, digits, probabilities, limit, wide=wide, guess=one_pass)
     advance(sum(tensor.nbytes for tensor in tensors))
     return Summary(moments, selection.quantiles, selection.outside if has_matrix else None, found)
 

@@ -6,6 +6,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.support.fp8 import dequantize
 from tests.support.packed import PACKED, Bytes, random_rows, reference_decode
@@ -15,6 +17,11 @@ from wvindex.formats.kernels import MAX_VECTORS, dot, has_kernel
 
 Doubles = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
+
+K_QUANTS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+
+HALVES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+"""Where d, and dmin, stand in a block (``block_q*_K`` in ggml-common.h)."""
 
 FP8 = with_scale_block(ENCODINGS["F8_E4M3"], (8, 96))
 
@@ -75,13 +82,72 @@ def test_scale_blocks_wider_than_a_tile() -> None:
     assert_product(out, dequantize(codes.view(ml_dtypes.float8_e4m3fn), scales, (4, 600)), x)
 
 
-@pytest.mark.parametrize("count", range(1, MAX_VECTORS + 1))
-def test_a_result_does_not_depend_on_its_neighbours(count: int) -> None:
-    raw, x = finite_rows("Q4_K", 5, 3), vectors(MAX_VECTORS, 768)
-    together, alone = np.empty((count, 5), np.float32), np.empty(5, np.float32)
-    dot(raw, ENCODINGS["Q4_K"], x[:count], together)
-    dot(raw, ENCODINGS["Q4_K"], x[count - 1], alone)
-    np.testing.assert_array_equal(together[-1], alone)
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_K"])
+@pytest.mark.parametrize("count", range(2, MAX_VECTORS + 1))
+def test_results_of_several_vectors_do_not_depend_on_each_other(name: str, count: int) -> None:
+    encoding = ENCODINGS[name]
+    raw, x = finite_rows(name, 5, 768 // encoding.block_size), vectors(MAX_VECTORS, 768)
+    together, two = np.empty((count, 5), np.float32), np.empty((2, 5), np.float32)
+    dot(raw, encoding, x[:count], together)
+    dot(raw, encoding, x[[0, count - 1]], two)
+    np.testing.assert_array_equal(together[[0, -1]], two)
+
+
+@pytest.mark.parametrize("name", K_QUANTS)
+@given(seed=st.integers(0, 2**32), n_blocks=st.integers(1, 9), exponent=st.integers(-30, 30))
+@settings(max_examples=25, deadline=None)
+def test_one_vector_times_levels(name: str, seed: int, n_blocks: int, exponent: int) -> None:
+    """Any bytes with finite halves, vectors of any size; a weight and its minimum are two products."""
+    rng = np.random.default_rng(seed)
+    raw = rng.integers(0, 256, (3, n_blocks * ENCODINGS[name].type_size), np.uint8)
+    blocks = raw.reshape(3, n_blocks, -1)
+    for at in HALVES[name]:
+        blocks[:, :, at + 1] &= 0xBB  # neither infinite nor NaN
+    x = np.float32(2.0) ** exponent * rng.standard_normal(256 * n_blocks).astype(np.float32)
+    out = np.empty(3, np.float32)
+    dot(raw, ENCODINGS[name], x, out)
+    weights = reference_decode(raw, name).astype(np.float64)
+    bound = np.abs(weights) @ np.abs(x) + (levels_and_minima(blocks, name) @ np.abs(x))
+    assert (np.abs(out - weights @ x) <= 1e-6 * bound).all()
+
+
+def levels_and_minima(blocks: Bytes, name: str) -> Doubles:
+    """Give the largest magnitude that a weight's two terms may have, (rows, values)."""
+    if len(HALVES[name]) < 2:
+        return np.zeros((len(blocks), blocks.shape[1] * 256))
+    largest_scale, largest_level = {"Q2_K": (15, 3), "Q4_K": (63, 15), "Q5_K": (63, 31)}[name]
+    d, dmin = (
+        np.abs(np.ascontiguousarray(blocks[:, :, at : at + 2]).view(np.float16)[..., 0].astype(np.float64))
+        for at in HALVES[name]
+    )
+    return np.repeat(largest_scale * (largest_level * d + dmin), 256, axis=1)
+
+
+@pytest.mark.parametrize("name", K_QUANTS)
+@pytest.mark.parametrize("odd", [np.inf, -np.inf, np.nan, 3e38])
+def test_one_vector_with_what_is_not_finite_or_overflows(name: str, odd: float) -> None:
+    """A level of 0 is a weight like others: what decoded rows give, the product gives."""
+    raw, x = finite_rows(name, 6, 2), vectors(1, 512)
+    x[0, 300] = odd
+    out = np.empty((1, 6), np.float32)
+    dot(raw, ENCODINGS[name], x, out)
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = (reference_decode(raw, name).astype(np.float64) @ x[0].astype(np.float64)).astype(
+            np.float32
+        )
+    np.testing.assert_allclose(out[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", K_QUANTS)
+def test_one_vector_times_infinite_blocks(name: str) -> None:
+    raw, x = finite_rows(name, 4, 2), np.ones(512, np.float32)
+    raw.reshape(4, 2, -1)[1, 1, HALVES[name][0] : HALVES[name][0] + 2] = (0x00, 0x7C)
+    out = np.empty(4, np.float32)
+    dot(raw, ENCODINGS[name], x, out)
+    with np.errstate(invalid="ignore"):
+        expected = reference_decode(raw, name).astype(np.float64) @ x
+    np.testing.assert_array_equal(np.isnan(out), np.isnan(expected))
+    np.testing.assert_array_equal(np.isinf(out), np.isinf(expected))
 
 
 def test_strided_everything() -> None:

@@ -23,10 +23,18 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Block: TypeAlias = Callable[[Any, int, Any, int], None]
 """``block(raw, at, out, to)``: decodes the block at byte `at` of `raw` to ``out[to : to + block_size]``."""
 
+BlockProduct: TypeAlias = Callable[[Any, int, Any, int, Any, Any, Any], Any]
+"""``product(raw, at, x, first, sums, scales, minima)``: of the block at byte `at` with x from `first` on.
+
+`sums` has the sums of x over groups; `scales` and `minima` are room for those of a block.
+"""
+
 Kernel: TypeAlias = Callable[..., None]
 
 TILE_VALUES: Final = 512
 """Values that a dot product decodes at once: 2 KiB stay in the first-level cache."""
+
+_MAX_GROUPS: Final = 16
 
 # Of files and of the pickles in them.
 _CACHE_ERRORS: Final = (
@@ -47,7 +55,7 @@ _SUMMATION: Final = {"reassoc", "contract", "nsz"}
 
 def inline(function: Function) -> Function:
     """Mark a plain function as one that kernels call."""
-    marked: Function = register_jitable(function)
+    marked: Function = register_jitable(forceinline=True)(function)
     return marked
 
 
@@ -156,6 +164,45 @@ def dot_kernel(name: str, block: Block, block_size: int, type_size: int) -> Kern
     return compiled(dot, f"dot_{name}")
 
 
+def product_kernel(
+    name: str, product: BlockProduct, group: int, block: Block, block_size: int, type_size: int
+) -> Kernel:
+    """Make ``dot(raw, raw_stride, vector, out, n_rows, n_blocks)`` for one vector, float32 (n_values,).
+
+    Where a result is not finite, its row is decoded after all: a level of 0 is no 0 times infinity.
+
+    Parameters
+    ----------
+    product : BlockProduct
+        A module's function, marked by `inline`.
+    group : int
+        Values of x that it wants the sums of.
+    name, block, block_size, type_size
+        As `decode_kernel` takes them.
+    """
+    per_block = block_size // group
+
+    def dot(raw: Any, raw_stride: int, vector: Any, out: Any, n_rows: int, n_blocks: int) -> None:
+        sums = np.empty(n_blocks * per_block, np.float32)
+        for i in range(len(sums)):
+            sums[i] = _sum(vector, i * group, group)
+        scales, minima = np.empty(_MAX_GROUPS, np.float32), np.empty(_MAX_GROUPS, np.float32)
+        tile = np.empty(block_size, np.float32)
+        for row in range(n_rows):
+            at = row * raw_stride
+            total = 0.0
+            for i in range(n_blocks):
+                total += product(raw, at + i * type_size, vector, i * block_size, sums, scales, minima)
+            if not np.isfinite(total):
+                total = 0.0
+                for i in range(n_blocks):
+                    block(raw, at + i * type_size, tile, 0)
+                    total += tile_dot(tile, vector, i * block_size, block_size)
+            out[row] = total
+
+    return compiled(dot, f"product_{name}")
+
+
 def compiled(function: Function, name: str) -> Function:
     """Compile a kernel at its first call, without the interpreter's lock, and keep it on disk.
 
@@ -217,5 +264,13 @@ def _sum_of_products(tile: Any, vector: Any, start: int, count: int) -> Any:
     return total
 
 
+def _sum_of_values(vector: Any, start: int, count: int) -> Any:
+    total = np.float32(0)
+    for i in range(count):
+        total += get(vector, start + i)
+    return total
+
+
+_sum: Final = numba.njit(fastmath=_SUMMATION, nogil=True, boundscheck=False)(_sum_of_values)
 tile_dot: Final = numba.njit(fastmath=_SUMMATION, nogil=True, boundscheck=False)(_sum_of_products)
 """``tile_dot(tile, vector, start, count)``: a tile's first values times a part of a vector, summed."""

@@ -11,15 +11,16 @@ from numba import types
 from wvindex.formats.kernels._intrinsics import FLOAT, INT, LONG, Codegen, address, intrinsic, mark_apart
 
 
-def _constant(values: list[int]) -> Any:
+def constant(values: list[int]) -> Any:
+    """Give a vector of 32-bit integers."""
     return ir.Constant(ir.VectorType(INT, len(values)), values)
 
 
-def _everywhere(builder: Any, value: Any, count: int) -> Any:
+def everywhere(builder: Any, value: Any, count: int) -> Any:
     """Repeat a scalar in all lanes."""
     undefined = ir.Constant(ir.VectorType(value.type, count), ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(INT, 0))
-    return builder.shuffle_vector(first, undefined, _constant([0] * count))
+    return builder.shuffle_vector(first, undefined, constant([0] * count))
 
 
 def _entry(context: Any, builder: Any, grid_type: Any, grid: Any, entry: Any, count: int) -> Any:
@@ -46,10 +47,10 @@ def _signed(count: int) -> Any:
     ) -> tuple[Any, Codegen]:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             values = _entry(context, builder, signature.args[0], args[0], args[1], count)
-            product = builder.fmul(_everywhere(builder, args[2], count), values)
-            bits = _everywhere(builder, builder.trunc(args[3], INT), count)
-            top = builder.shl(bits, _constant([31 - i for i in range(count)]))
-            sign = builder.and_(top, _constant([1 << 31] * count))
+            product = builder.fmul(everywhere(builder, args[2], count), values)
+            bits = everywhere(builder, builder.trunc(args[3], INT), count)
+            top = builder.shl(bits, constant([31 - i for i in range(count)]))
+            sign = builder.and_(top, constant([1 << 31] * count))
             turned = builder.xor(builder.bitcast(product, sign.type), sign)
             result = builder.bitcast(turned, product.type)
             return _store(context, builder, signature.args[4], args[4], args[5], result)
@@ -64,8 +65,8 @@ def _put_shifted(
 ) -> tuple[Any, Codegen]:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         values = _entry(context, builder, signature.args[0], args[0], args[1], 8)
-        moved = builder.fadd(values, _everywhere(builder, args[3], 8))
-        product = builder.fmul(_everywhere(builder, args[2], 8), moved)
+        moved = builder.fadd(values, everywhere(builder, args[3], 8))
+        product = builder.fmul(everywhere(builder, args[2], 8), moved)
         return _store(context, builder, signature.args[4], args[4], args[5], product)
 
     return types.void(grid, types.int64, types.float32, types.float32, out, types.int64), generate

@@ -184,7 +184,9 @@ def dot(
         m at most `MAX_VECTORS`.
     out : array of float32, shape (n_rows,) or (m, n_rows)
         Filled. Sums of 512 values are float32, those of a row float64: the error is about 1e-7 of the
-        sum of the absolute products. A result does not depend on m.
+        sum of the absolute products. Results of several vectors do not depend on each other; of a single
+        one, K-quants are multiplied as levels (`table.PRODUCTS`): within the same error, where a weight
+        ``d s q - e m`` counts as two products.
     scales, first_row
         For FP8 with scales, as `decode_fp8_rows` takes them.
 
@@ -215,6 +217,9 @@ def dot(
         if flat:
             kernel = table.scaled_dot_kernel(encoding.name)
             kernel(*flat, *_scaling(scales, encoding, first_row), vectors, result, n_rows, n_values)
+    elif flat and len(vectors) == 1 and encoding.name in table.PRODUCTS:
+        kernel = table.product_kernel(encoding.name)
+        kernel(*flat, vectors[0], result[0], n_rows, n_values // encoding.block_size)
     elif flat:
         table.dot_kernel(encoding.name)(*flat, vectors, result, n_rows, n_values // encoding.block_size)
     out[...] = result.reshape(out.shape)

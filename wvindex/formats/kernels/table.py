@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from wvindex.formats.encodings import ENCODINGS, Encoding
 
 if TYPE_CHECKING:
-    from wvindex.formats.kernels._factory import Block, Kernel
+    from wvindex.formats.kernels._factory import Block, BlockProduct, Kernel
 
 _MODULES: Final = {
     "floats": ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"),
@@ -31,6 +31,9 @@ STREAMED: Final = frozenset(
     {name for name in _MODULE_OF if name.startswith(("Q", "TQ", "BF", "F8"))} | {"MXFP4"}
 )
 """Encodings that decode faster than memory takes ordinary stores; the others gain nothing by streaming."""
+
+PRODUCTS: Final = {"Q2_K": 16, "Q3_K": 16, "Q4_K": 32, "Q5_K": 32, "Q6_K": 16}
+"""Encodings whose blocks are multiplied by a single vector without being decoded, and their groups."""
 
 MAX_VECTORS: Final = 8
 """Vectors that a dot product takes at once: beyond, decoding a tile for BLAS is as fast."""
@@ -76,6 +79,18 @@ def dot_kernel(name: str) -> Kernel:
 
     encoding = ENCODINGS[name]
     return _factory.dot_kernel(name, _block(name), encoding.block_size, encoding.type_size)
+
+
+@cache
+def product_kernel(name: str) -> Kernel:
+    """Give the kernel that multiplies blocks of one of `PRODUCTS` by a single vector."""
+    from wvindex.formats.kernels import _factory, products
+
+    encoding = ENCODINGS[name]
+    product: BlockProduct = getattr(products, name.lower())
+    return _factory.product_kernel(
+        name, product, PRODUCTS[name], _block(name), encoding.block_size, encoding.type_size
+    )
 
 
 @cache
