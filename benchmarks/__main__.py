@@ -30,6 +30,7 @@ NAMES = (
     "stats",
     "neighbors",
     "diff",
+    "fused",
 )
 """Modules of this package, in the order of their turns."""
 

@@ -10,6 +10,8 @@ from wvindex.errors import WvindexError
 
 if TYPE_CHECKING:
     from wvindex.building import Progress, build, plan
+    from wvindex.converting.api import convert
+    from wvindex.converting.plan import Conversion
     from wvindex.inspection.api import stats
     from wvindex.inspection.differences import Diff, diff
     from wvindex.inspection.frame import frame
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from wvindex.verifying import Verification, verify
 
 __all__ = [
+    "Conversion",
     "Diff",
     "Finding",
     "LayerPage",
@@ -44,6 +47,7 @@ __all__ = [
     "__version__",
     "build",
     "check",
+    "convert",
     "diff",
     "errors",
     "export_sql",
@@ -60,6 +64,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Conversion": "wvindex.converting.plan",
     "Diff": "wvindex.inspection.differences",
     "Finding": "wvindex.inspection.linting.findings",
     "LayerPage": "wvindex.inspection.layer_page",
@@ -72,6 +77,7 @@ _HOMES = {
     "Tensor": "wvindex.query.lazy",
     "Verification": "wvindex.verifying",
     "build": "wvindex.building",
+    "convert": "wvindex.converting.api",
     "check": "wvindex.inspection.linting.api",
     "diff": "wvindex.inspection.differences",
     "errors": "wvindex",

@@ -330,7 +330,9 @@ Make = Callable[[Array], Array]
 
 
 @pytest.mark.parametrize(
-    "make", [lambda a: a, lambda a: a.astype(np.float32), lambda a: a.astype(np.float64)], ids=str
+    "make",
+    [lambda a: a, lambda a: a.astype(np.float32), lambda a: a.astype(np.float64)],
+    ids=["as they are", "float32", "float64"],
 )
 def test_equal_values_of_any_type_are_equal(make: Make, stores: Stores, tmp_path: Path) -> None:
     wider = {key: make(value) for key, value in checkpoint("llama").tensors.items()}

@@ -28,6 +28,7 @@ COMMANDS: Final = (
     "tokens",
     "describe",
     "report",
+    "convert",
     "run",
     "completion",
 )
