@@ -63,8 +63,8 @@ class Store(Mapping[str, Tensor]):
         Gives what tells it from another one at its path.
     notes : tuple of str
         What is odd about a bare checkpoint's files, though valid.
-    ledger : tuple of LedgerEntry
-        Where the source's tensors are; the catalog's, where there is one.
+    ledger : callable, optional
+        Gives where a bare checkpoint's tensors are, when that is first asked for.
 
     Attributes
     ----------
@@ -85,11 +85,11 @@ class Store(Mapping[str, Tensor]):
         reopen: Callable[[], Store] | None = None,
         identity: Callable[[], str] | None = None,
         notes: tuple[str, ...] = (),
-        ledger: tuple[LedgerEntry, ...] = (),
+        ledger: Callable[[], tuple[LedgerEntry, ...]] = tuple,
     ) -> None:
         self.path = path
         self.notes = notes
-        self.ledger = catalog.ledger if catalog is not None else ledger
+        self._ledger = ledger
         self.config = config
         self.catalog = catalog
         self.stats = stats
@@ -155,6 +155,11 @@ class Store(Mapping[str, Tensor]):
         self.handle.closed = True
         if self._close is not None:
             self._close()
+
+    @cached_property
+    def ledger(self) -> tuple[LedgerEntry, ...]:
+        """Where each of the source's tensors is; the catalog's, where there is one."""
+        return self.catalog.ledger if self.catalog is not None else self._ledger()
 
     @cached_property
     def layers(self) -> Layers:

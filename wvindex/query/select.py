@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import operator
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any, Final, NamedTuple, SupportsIndex, cast
 
 from wvindex.arch.keys import split_layer
@@ -69,20 +71,23 @@ class Names:
 
     def __init__(self, specs: Iterable[ArraySpec]) -> None:
         self._specs: dict[str, ArraySpec] = {spec.key: spec for spec in specs}
-        self._aliases: dict[str, list[Target]] = {}
-        self._parts: dict[str, Target] = {}
+        self._parts = {
+            part.key: Target(spec.key, part=part.key) for spec in self._specs.values() for part in spec.parts
+        }
+
+    @cached_property
+    def _aliases(self) -> dict[str, list[Target]]:
+        """What each alias stands for, gathered for the first name that is no key: experts have thousands."""
+        found: defaultdict[str, list[Target]] = defaultdict(list)
         for spec in self._specs.values():
             for part in spec.parts:
-                self._parts[part.key] = Target(spec.key, part=part.key)
                 for alias in part.aliases:
-                    self._add(alias, Target(spec.key, part=part.key))
+                    found[alias].append(Target(spec.key, part=part.key))
             for alias in spec.aliases:
-                self._add(alias, Target(spec.key))
+                found[alias].append(Target(spec.key))
             for expert, alias in enumerate(spec.part_aliases):
-                self._add(alias, Target(spec.key, expert))
-
-    def _add(self, alias: str, target: Target) -> None:
-        self._aliases.setdefault(alias, []).append(target)
+                found[alias].append(Target(spec.key, expert))
+        return dict(found)
 
     def find(self, name: str) -> list[Target]:
         """Give everything that answers to `name`: nothing, one, or (an ambiguous alias) several."""
