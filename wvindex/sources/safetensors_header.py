@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -92,7 +93,7 @@ def read_header(files: OpenFiles, file: Path, size: int) -> SafetensorsHeader:
         )
     start = LENGTH_BYTES + length
     tensors = [_tensor(name, entry, file, start) for name, entry in entries.items()]
-    tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
+    tensors.sort(key=attrgetter("offset", "nbytes"))
     _check_cover(tensors, file, start, size)
     return SafetensorsHeader(tuple(tensors), hashlib.sha256(data).hexdigest(), len(data), metadata)
 

@@ -101,7 +101,7 @@ def assemble(
 def _expert(contribution: Contribution) -> int:
     """Order by which experts' parts stand in a stack, whatever order the file has."""
     placement = contribution.placement
-    return placement.expert if placement is not None and placement.expert is not None else 0
+    return (placement and placement.expert) or 0
 
 
 def aliases(key: str, names: Sequence[str], family: Family | None, *, whole: bool) -> tuple[str, ...]:

@@ -89,7 +89,7 @@ def attach_scales(source: Source) -> tuple[ScaledTensors, dict[str, WvindexError
 def _without_scales(
     alone: Sequence[TensorInfo], by_name: Mapping[str, TensorInfo], *, is_quantized: bool
 ) -> dict[str, WvindexError]:
-    """Refuse codes that should have scales: of a quantized checkpoint, or with a tensor that looks like them."""
+    """Refuse codes that should have scales: a tensor looks like them, or the checkpoint is quantized."""
     foreign = _foreign_scales(by_name) if alone else {}
     return {
         info.name: MetadataError(
