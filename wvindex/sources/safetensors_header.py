@@ -157,7 +157,7 @@ def _tensor(name: str, entry: object, file: Path, data_start: int) -> TensorInfo
     if encoding is None:
         _refuse_dtype(dtype, file, name)
     shape = _sizes(entry["shape"], "shape", file, name)
-    elements = _elements(shape)
+    elements = _elements(shape) if len(shape) <= MAX_DIMS else None
     if elements is None:
         _refuse_shape(shape, file, name)
     offsets = _sizes(entry["data_offsets"], "data_offsets", file, name)
@@ -223,11 +223,9 @@ def _refuse_dtype(dtype: object, file: Path, name: str) -> NoReturn:
 
 @lru_cache(maxsize=256)
 def _elements(shape: tuple[int, ...]) -> int | None:
-    """Give how many elements a shape has; None where it has too many, or too many dimensions."""
+    """Give how many elements a shape has; None where it has too many."""
     # Zeros left out: (0, 2**63) has no elements, but no array library can shape it.
-    if len(shape) > MAX_DIMS or math.prod(filter(None, shape)) > MAX_ELEMENTS:
-        return None
-    return math.prod(shape)
+    return math.prod(shape) if math.prod(filter(None, shape)) <= MAX_ELEMENTS else None
 
 
 def _refuse_shape(shape: tuple[int, ...], file: Path, name: str) -> NoReturn:
