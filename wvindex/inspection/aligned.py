@@ -139,8 +139,8 @@ def bits_per_weight(tensors: Iterable[Tensor]) -> float:
 def align(a: Store, b: Store) -> Alignment:
     """Find which tensors are the same ones: those of one standard key, and what stands under another form.
 
-    A head that one side has and the other ties to its embedding is compared with the embedding; stacked
-    experts with experts of their own; factors of latent attention that one side keeps, by their product, with
+    A head that one side has and the other ties to its embedding is compared with the embedding; parts of what
+    one side fuses, with arrays of their own; stacked experts likewise; factors of latent attention that one side keeps, by their product, with
     the dense arrays of the other.
     """
     return _Aligning(a, b).result()
@@ -160,6 +160,7 @@ class _Aligning:
         self.right: dict[str, Tensor] = dict(self.b)
 
     def result(self) -> Alignment:
+        self._parted()
         self._latent()
         self._tied()
         self._unstacked()
@@ -181,6 +182,13 @@ class _Aligning:
     def _ordered(self) -> Iterator[Pair]:
         specs = (replace(pair.a.tensor.spec, key=key) for key, pair in self.pairs.items())
         return (self.pairs[spec.key] for spec in standard_order(specs))
+
+    def _parted(self) -> None:
+        """Take apart arrays that are fused on one side alone."""
+        for mine, theirs in ((self.left, self.right), (self.right, self.left)):
+            for key in [key for key, tensor in mine.items() if tensor.parts and key not in theirs]:
+                fused = mine.pop(key)
+                mine.update((part, fused.part(part)) for part in fused.parts)
 
     def _tied(self) -> None:
         """Compare a head with the embedding that the other side ties its own to."""

@@ -90,18 +90,21 @@ class StoredRows:
 
     @property
     def matrix_rows(self) -> int:
-        """Rows of one matrix."""
-        return self.pieces.spec.matrix_rows
+        """Rows of one matrix; of a view, all of them."""
+        return min(self.pieces.spec.matrix_rows, self.n_rows)
 
     def read_rows(
         self, start: int, stop: int, out: memoryview, *, span: tuple[int, int] | None = None
     ) -> None:
-        """Read rows [start, stop) of the array."""
-        self.pieces.reader.read_rows(start, stop, out, span=span)
+        """Read rows [start, stop)."""
+        first = self.pieces.rows[0]
+        self.pieces.reader.read_rows(first + start, first + stop, out, span=span)
 
     def read_scales(self, start: int, stop: int, out: memoryview) -> None:
-        """Read rows of its scales."""
-        self.pieces.reader.read_scales(start, stop, out)
+        """Read rows of its scales; a view begins with a scale block."""
+        block = self.encoding.scale_block
+        first = self.pieces.rows[0] // block[0] if block else 0
+        self.pieces.reader.read_scales(first + start, first + stop, out)
 
 
 class Latest:
@@ -304,31 +307,32 @@ class _Product:
 
 def _plain(tensor: Tensor) -> Rows:
     """Give the rows of a matrix, or the values of a vector a row each, in float32."""
-    if tensor.ndim > 1:
-        return Cast(StoredRows(tensor.pieces()), F32)
-    return _Column(tensor)
+    pieces, block = tensor.pieces(), tensor.scale_block
+    if tensor.ndim == 1 or (block is not None and pieces.rows[0] % block[0]):
+        return _Decoded(tensor)
+    return Cast(StoredRows(pieces), F32)
 
 
-class _Column:
-    """A vector's values, a row each."""
+class _Decoded:
+    """A vector's values, a row each; or the rows of a view that begins within a scale block."""
 
     encoding = F32
-    row_values = 1
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
         self.n_rows = self.matrix_rows = len(tensor)
+        self.row_values = 1 if tensor.ndim == 1 else tensor.shape[1]
 
     def read_rows(
         self, start: int, stop: int, out: memoryview, *, span: tuple[int, int] | None = None
     ) -> None:
-        """Read values [start, stop)."""
-        left, right = span or (0, F32.type_size)
-        values = self._tensor.read(rows=(start, stop), dtype=np.float32)
-        out[:] = values.view(np.uint8).reshape(-1, F32.type_size)[:, left:right].tobytes()
+        """Read rows [start, stop)."""
+        left, right = span or (0, F32.row_bytes(self.row_values))
+        values = np.ascontiguousarray(self._tensor.read(rows=(start, stop), dtype=np.float32))
+        out[:] = values.view(np.uint8).reshape(stop - start, -1)[:, left:right].tobytes()
 
     def read_scales(self, start: int, stop: int, out: memoryview) -> None:
-        """Plain values have no scales."""
+        """Decoded values have no scales."""
 
 
 def _values(tensor: Tensor) -> Floats:
