@@ -10,6 +10,8 @@ from wvindex.errors import WvindexError
 
 if TYPE_CHECKING:
     from wvindex.building import Progress, build, plan
+    from wvindex.converting.api import convert
+    from wvindex.converting.plan import Conversion
     from wvindex.inspection.api import stats
     from wvindex.inspection.layer_page import LayerPage
     from wvindex.inspection.model_page import ModelPage
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from wvindex.verifying import Verification, verify
 
 __all__ = [
+    "Conversion",
     "LayerPage",
     "ModelPage",
     "Plan",
@@ -33,6 +36,7 @@ __all__ = [
     "WvindexError",
     "__version__",
     "build",
+    "convert",
     "errors",
     "inspect",
     "open",
@@ -42,6 +46,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Conversion": "wvindex.converting.plan",
     "LayerPage": "wvindex.inspection.layer_page",
     "ModelPage": "wvindex.inspection.model_page",
     "Plan": "wvindex.transform.plan",
@@ -51,6 +56,7 @@ _HOMES = {
     "Tensor": "wvindex.query.lazy",
     "Verification": "wvindex.verifying",
     "build": "wvindex.building",
+    "convert": "wvindex.converting.api",
     "errors": "wvindex",
     "inspect": "wvindex.inspection.pages",
     "open": "wvindex.opening",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -60,6 +60,7 @@ def plan(
     mla: str = "absorb",
     dtype: str = "keep",
     absorbed_dtype: str = "float32",
+    fused_mla_lora_proj: bool = False,
 ) -> Plan:
     """Plan a build without writing anything: what would be stored, from what, and what could not be.
 
@@ -73,6 +74,9 @@ def plan(
         ``keep`` stores weights as they come, packed blocks included. Vectors are never narrowed.
     absorbed_dtype : {"float32", "float16", "bfloat16"}
         Storage of what absorption works out.
+    fused_mla_lora_proj : bool
+        With `mla` ``keep`` or ``both``: keep the two down-projections of latent attention as one matrix,
+        ``self_attn.fused_qkv_a_proj``, of which both still answer to their own names.
 
     Returns
     -------
@@ -84,13 +88,19 @@ def plan(
     SourceError
         If the source cannot be read.
     UsageError
-        If an option has no such value.
+        If an option has no such value, or what is to be fused is not kept.
     """
     with open_source(Path(source)) as opened:
-        return _plan(opened, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
+        return _plan(
+            opened,
+            mla=mla,
+            dtype=dtype,
+            absorbed_dtype=absorbed_dtype,
+            fused_mla_lora_proj=fused_mla_lora_proj,
+        )
 
 
-def _plan(source: Source, **options: str) -> Plan:
+def _plan(source: Source, **options: Any) -> Plan:
     """Plan, and refuse what the store has no place for: a name too long for a file."""
     planned = plan_source(source, **options)
     refusals = list(planned.refusals)
@@ -109,6 +119,7 @@ def build(
     mla: str = "absorb",
     dtype: str = "keep",
     absorbed_dtype: str = "float32",
+    fused_mla_lora_proj: bool = False,
     link: bool = False,
     max_memory: int | str = "1GiB",
     overwrite: bool = False,
@@ -125,7 +136,7 @@ def build(
 
     Parameters
     ----------
-    source, mla, dtype, absorbed_dtype
+    source, mla, dtype, absorbed_dtype, fused_mla_lora_proj
         As in `plan`.
     out : path, optional
         ``<stem>.zarr`` in the working directory where not given.
@@ -174,7 +185,13 @@ def build(
     target = output_path(source, out)
     require_target(resolved(target), overwrite=overwrite)
     with open_source(Path(source)) as opened:
-        planned = _plan(opened, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
+        planned = _plan(
+            opened,
+            mla=mla,
+            dtype=dtype,
+            absorbed_dtype=absorbed_dtype,
+            fused_mla_lora_proj=fused_mla_lora_proj,
+        )
         require_representable(planned)
         require_memory(planned, budget)
         linker = SourceLinks(opened, target) if link else None
@@ -182,9 +199,9 @@ def build(
         hashes = hash_files(opened) if verify_source else None
         identity = build_identity(opened, planned, _options(planned, linker), hashes)
         with StoreWriter(target, overwrite=overwrite, identity=identity, restart=restart) as writer:
-            require_space(planned, writer, links)
+            require_space(planned.operations, writer, links)
             check = partial(require_finite, opened) if strict_finite else None
-            arrays = _write_arrays(planned, writer, links, budget, progress, check)
+            arrays = write_arrays(planned.operations, writer, links, budget, progress, check)
             require_unchanged(opened)
             if hashes is not None:
                 require_same_hashes(opened, hashes)
@@ -192,23 +209,43 @@ def build(
     return target
 
 
-def _write_arrays(
-    planned: Plan,
+def write_arrays(
+    operations: Sequence[Operation],
     writer: StoreWriter,
     links: Mapping[str, Link],
     budget: int,
-    progress: Callable[[Progress], None] | None,
-    check: Callable[[ArrayEntry], None] | None,
+    progress: Callable[[Progress], None] | None = None,
+    check: Callable[[ArrayEntry], None] | None = None,
 ) -> dict[str, ArrayEntry]:
+    """Write arrays one after another, some of them on their way to the disk while the next is read.
+
+    Parameters
+    ----------
+    operations : sequence of Operation
+    writer : StoreWriter
+    links : mapping of str to Link
+        Of arrays, by key, that are not written.
+    budget : int
+        Bytes of memory that all of it may take.
+    progress : callable, optional
+    check : callable, optional
+        Looks at each array once it is written, and raises.
+
+    Returns
+    -------
+    dict of str to ArrayEntry
+        By key, in the operations' order.
+    """
     arrays: dict[str, ArrayEntry] = {}
     pending: deque[tuple[str, PendingArray]] = deque()
+    total = sum(operation.spec.nbytes for operation in operations)
     done = 0
 
     def report(key: str, nbytes: int) -> None:
         nonlocal done
         done += nbytes
         if progress is not None:
-            progress(Progress(done, planned.bytes_out, key))
+            progress(Progress(done, total, key))
 
     def finish_oldest() -> None:
         key, array = pending.popleft()
@@ -216,7 +253,7 @@ def _write_arrays(
         if check is not None:
             check(arrays[key])
 
-    for operation in planned.operations:
+    for operation in operations:
         spec, rows = operation.spec, operation.rows
         link = links.get(spec.key)
         if link is not None:
@@ -229,7 +266,7 @@ def _write_arrays(
             finish_oldest()
     while pending:
         finish_oldest()
-    return {operation.spec.key: arrays[operation.spec.key] for operation in planned.operations}
+    return {operation.spec.key: arrays[operation.spec.key] for operation in operations}
 
 
 def _finish(

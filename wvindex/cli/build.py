@@ -47,6 +47,7 @@ def command(
     mla: str,
     dtype: str,
     absorbed_dtype: str,
+    fused_mla_lora_proj: bool,
     link: bool,
     max_memory: str,
     overwrite: bool,
@@ -67,7 +68,13 @@ def command(
     from wvindex.store.target import require_target, resolved
 
     if dry_run:
-        planned = wv.plan(source, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
+        planned = wv.plan(
+            source,
+            mla=mla,
+            dtype=dtype,
+            absorbed_dtype=absorbed_dtype,
+            fused_mla_lora_proj=fused_mla_lora_proj,
+        )
         print_plan(ctx, planned, ledger=False, as_json=as_json)
         return
     require_target(resolved(output_path(source, out)), overwrite=overwrite)
@@ -83,6 +90,7 @@ def command(
             mla=mla,
             dtype=dtype,
             absorbed_dtype=absorbed_dtype,
+            fused_mla_lora_proj=fused_mla_lora_proj,
             link=link,
             max_memory=max_memory,
             overwrite=overwrite,

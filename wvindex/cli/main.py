@@ -25,6 +25,7 @@ COMMANDS: Final = (
     "tokens",
     "describe",
     "run",
+    "convert",
     "completion",
 )
 """Subcommands in the order in which help shows them; each is ``command`` of a module of its name."""

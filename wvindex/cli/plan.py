@@ -29,6 +29,7 @@ def command(
     mla: str,
     dtype: str,
     absorbed_dtype: str,
+    fused_mla_lora_proj: bool,
     ledger: bool,
     as_json: bool,
 ) -> None:
@@ -39,7 +40,13 @@ def command(
     """
     import wvindex as wv
 
-    planned = wv.plan(source, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
+    planned = wv.plan(
+        source,
+        mla=mla,
+        dtype=dtype,
+        absorbed_dtype=absorbed_dtype,
+        fused_mla_lora_proj=fused_mla_lora_proj,
+    )
     print_plan(ctx, planned, ledger=ledger, as_json=as_json)
 
 

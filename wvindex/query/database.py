@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 class Store(Mapping[str, Tensor]):
     """Tensors by standard key, in order: embedding, layers, final norm, head, unmapped.
 
-    ``db[name]`` also answers to aliases (a GGUF name, the source's name, one expert of a stack), and so
-    does ``name in db``; iteration gives the keys alone.
+    ``db[name]`` also answers to aliases (a GGUF name, the source's name, one expert of a stack) and to the
+    keys of arrays that were fused into another, and so does ``name in db``; iteration gives the keys alone.
 
     Parameters
     ----------
@@ -353,6 +353,8 @@ class Store(Mapping[str, Tensor]):
 
     def _tensor(self, target: Target) -> Tensor:
         tensor = self._tensors[target.key]
+        if target.part is not None:
+            return tensor.part(target.part)
         return tensor if target.expert is None else tensor.expert(target.expert)
 
 

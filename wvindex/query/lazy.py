@@ -21,7 +21,7 @@ from wvindex.query.memory import new_array, prove
 from wvindex.query.product import multiply
 from wvindex.query.spans import block_span, read_scales, row_in_block, scale_rows
 from wvindex.query.stream import Consumer, stream
-from wvindex.query.views import expert_spec, head_spec
+from wvindex.query.views import expert_spec, head_spec, part_view
 
 _POSITION_BYTES: Final = 8
 """What the index of one row takes."""
@@ -400,6 +400,25 @@ class Tensor:
         """
         spec, index = expert_spec(self._spec, e)
         return self._view(spec, self._first_row + index * math.prod(spec.shape[:-1]), self._columns)
+
+    def part(self, key: str) -> Tensor:
+        """Give what was fused into this array under `key`, as a view of its rows.
+
+        Raises
+        ------
+        SelectionError
+            If nothing was.
+        """
+        spec, part = part_view(self._spec, key)
+        if self.ndim == 1:
+            first, last = (self._columns[0] + index for index in part.rows)
+            return self._view(spec, self._first_row, (first, last))
+        return self._view(spec, self._first_row + part.rows[0], self._columns)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Keys of the arrays that were fused into this one, in the order of its rows."""
+        return tuple(part.key for part in self._spec.parts)
 
     def _require_matrix(self) -> None:
         if self.ndim != 2:
