@@ -16,7 +16,7 @@ from wvindex.arch.registry import identify
 from wvindex.errors import DuplicateName, UsageError, WvindexError
 from wvindex.formats.arrays import ArraySpec
 from wvindex.formats.encodings import BF16, F16, F32, FLOAT_ENCODINGS, Encoding
-from wvindex.formats.ledger import LedgerEntry
+from wvindex.formats.ledger import IN_CONFIG, SCALES, LedgerEntry
 from wvindex.limits import PROCESS_BYTES
 from wvindex.sizes import format_size
 from wvindex.sources.base import Source, TensorInfo
@@ -256,7 +256,7 @@ class _Planner:
             self.refusals.append(Refusal(tensor, error))
         for info in self.source.tensors():
             if info.name in scaled.scales_of:
-                self.reasons[info.name] = "scales"
+                self.reasons[info.name] = SCALES
                 continue
             try:
                 placed = place(info, self.family, self.config, self.source.format)
@@ -264,7 +264,7 @@ class _Planner:
                 self.refusals.append(Refusal(info.name, error))
                 continue
             if placed.use == "config":
-                self.reasons[info.name] = "config.rope"
+                self.reasons[info.name] = IN_CONFIG
             elif placed.use == "unmapped":
                 target = targets.setdefault(info.name, Target(mapped=False))
                 target.contributions.append(Contribution(info, None, scaled.of.get(info.name)))

@@ -33,7 +33,7 @@ from wvindex.verifying.formulas import ABSORBED, JOINED, Unexplained, Unfit, rec
 from wvindex.verifying.ledger import check_accounting
 from wvindex.verifying.report import Findings
 from wvindex.verifying.source_rows import FP8Scales, SourceRows
-from wvindex.verifying.tokenizers import check_tokenizer
+from wvindex.verifying.kept_files import check_kept, check_tokenizer
 from wvindex.verifying.witness import Witness, WitnessTensor, witness_of
 
 
@@ -69,6 +69,7 @@ def check_source(
         _check_headers(opened, witness, findings)
         config = check_derived(opened, catalog, findings)
         check_tokenizer(opened, objects, catalog, findings)
+        check_kept(opened, objects, catalog, findings)
         fp8 = FP8Scales(witness, _scale_block(opened.config()))
     check_accounting(catalog, witness.tensors, findings)
     for line in catalog.ledger:
