@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from wvindex.building import Progress, build, plan
     from wvindex.converting.api import convert
     from wvindex.converting.plan import Conversion
+    from wvindex.exporting.api import export, plan_export
+    from wvindex.exporting.outline import Export
     from wvindex.inspection.api import stats
     from wvindex.inspection.layer_page import LayerPage
     from wvindex.inspection.model_page import ModelPage
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Conversion",
+    "Export",
     "LayerPage",
     "ModelPage",
     "Plan",
@@ -38,15 +41,18 @@ __all__ = [
     "build",
     "convert",
     "errors",
+    "export",
     "inspect",
     "open",
     "plan",
+    "plan_export",
     "stats",
     "verify",
 ]
 
 _HOMES = {
     "Conversion": "wvindex.converting.plan",
+    "Export": "wvindex.exporting.outline",
     "LayerPage": "wvindex.inspection.layer_page",
     "ModelPage": "wvindex.inspection.model_page",
     "Plan": "wvindex.transform.plan",
@@ -58,9 +64,11 @@ _HOMES = {
     "build": "wvindex.building",
     "convert": "wvindex.converting.api",
     "errors": "wvindex",
+    "export": "wvindex.exporting.api",
     "inspect": "wvindex.inspection.pages",
     "open": "wvindex.opening",
     "plan": "wvindex.building",
+    "plan_export": "wvindex.exporting.api",
     "stats": "wvindex.inspection.api",
     "verify": "wvindex.verifying",
 }

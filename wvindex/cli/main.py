@@ -26,6 +26,7 @@ COMMANDS: Final = (
     "describe",
     "run",
     "convert",
+    "export",
     "completion",
 )
 """Subcommands in the order in which help shows them; each is ``command`` of a module of its name."""

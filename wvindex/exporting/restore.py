@@ -1,0 +1,198 @@
+"""The source's own tensors made again from a store: every transform of a build undone, name by name.
+
+The ledger says what there was. Where a build put each tensor is asked of `wvindex.arch.naming.place`, as the
+build did; what it did on the way is turned round: rows of Q and K interleaved again, experts taken out of
+their stacks, parts fused, 1 added to norms, K's and V's factors split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from wvindex.arch.keys import split_layer
+from wvindex.arch.naming import Placement, place
+from wvindex.errors import UnsupportedError, WvindexError
+from wvindex.exporting.held import Held
+from wvindex.exporting.rows import (
+    Bytes,
+    OrderedRows,
+    OrderedVector,
+    ScaleRows,
+    expert_rows,
+    in_standard_order,
+    joined,
+    keys_of,
+    plus_one,
+    values_of,
+)
+from wvindex.exporting.tensors import OutTensor
+from wvindex.formats.encodings import ENCODINGS
+from wvindex.formats.ledger import IN_CONFIG, SCALES, LedgerEntry
+from wvindex.sources.base import TensorInfo
+from wvindex.sources.gguf_kept import KeptGGUF
+from wvindex.transform.combine import Concat
+from wvindex.transform.mla import q_order
+from wvindex.transform.rope import unpermuted_heads
+from wvindex.transform.rows import Rows
+from wvindex.transform.scales import SUFFIX
+
+_KV_B, _K_B, _V_B = "self_attn.kv_b_proj", "self_attn.k_b_proj", "self_attn.v_b_proj"
+_JOINED = "join_kv_b"
+_TURNED = "rope_first"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A tensor that cannot be exported, and why."""
+
+    tensor: str
+    error: WvindexError
+
+
+def restored(held: Held) -> Iterator[OutTensor | Refused]:
+    """Give every tensor of the source again, in its order.
+
+    A tensor has the encoding that the store gives it: the source's, unless the build cast it. Scales of codes
+    that the build decoded are left out.
+    """
+    restorer = _Restorer(held)
+    for entry in held.ledger:
+        try:
+            tensor = restorer.tensor(entry)
+        except WvindexError as error:
+            yield Refused(entry.tensor, error)
+            continue
+        if tensor is not None:
+            yield tensor
+
+
+class _Restorer:
+    """Makes one tensor after another."""
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+        self._lines = {line.tensor: line for line in held.ledger}
+
+    @cached_property
+    def _kept(self) -> KeptGGUF | None:
+        return self._held.gguf()
+
+    def tensor(self, entry: LedgerEntry) -> OutTensor | None:
+        """Give a tensor by its line in the ledger; None for scales whose codes are decoded."""
+        if entry.reason == IN_CONFIG:
+            return OutTensor(entry.tensor, entry.shape, self._kept_rows(entry), entry.file)
+        if entry.reason == SCALES:
+            owner = entry.tensor.removesuffix(SUFFIX)
+            rows = self._scales(entry, owner)
+            return OutTensor(entry.tensor, entry.shape, rows, entry.file, owner) if rows is not None else None
+        return OutTensor(entry.tensor, entry.shape, _weights(self._held, _info(entry)), entry.file)
+
+    def _kept_rows(self, entry: LedgerEntry) -> Rows:
+        tensor = self._kept.tensors.get(entry.tensor) if self._kept is not None else None
+        if tensor is None:
+            raise UnsupportedError(
+                "this tensor became part of the configuration, and the store did not keep it: build it again",
+                file=self._held.name,
+                tensor=entry.tensor,
+            )
+        return Bytes(tensor.data, tensor.encoding, tensor.shape[-1])
+
+    def _scales(self, entry: LedgerEntry, owner: str) -> Rows | None:
+        line = self._lines.get(owner)
+        if line is None:
+            raise UnsupportedError("scales without their codes", file=self._held.name, tensor=entry.tensor)
+        codes = _weights(self._held, _info(line))
+        return ScaleRows(codes, _info(entry).encoding) if codes.encoding.scale_block else None
+
+
+def _info(entry: LedgerEntry) -> TensorInfo:
+    encoding = ENCODINGS.get(entry.encoding)
+    if encoding is None:
+        raise UnsupportedError("an encoding that is not known", tensor=entry.tensor, found=entry.encoding)
+    return TensorInfo(entry.tensor, entry.shape, encoding, Path(entry.file), 0, 0)
+
+
+def _weights(held: Held, info: TensorInfo) -> Rows:
+    """Give the rows of one of the source's tensors."""
+    placed = place(info, held.family, held.config, held.source_format)
+    if placed.use == "unmapped":
+        return _array(held, info.name, info.name)
+    vectors = len(info.shape) < 2
+    if len(placed.placements) > 1 and len(info.shape) == 3:
+        stacks = [_array(held, placement.key, info.name) for placement in placed.placements]
+        parts = [expert_rows(stack, expert) for expert in range(info.shape[0]) for stack in stacks]
+        _require_one_encoding(parts, info)
+        return Concat(parts, stacked=False)
+    parts = [_placed(held, placement, info) for placement in placed.placements]
+    _require_one_encoding(parts, info)
+    return joined(parts, vectors=vectors)
+
+
+def _require_one_encoding(parts: list[Rows], info: TensorInfo) -> None:
+    encodings = {part.encoding.name: part for part in parts}
+    if len({part.encoding for part in parts}) > 1:
+        raise UnsupportedError(
+            "the parts of this tensor are stored in different encodings; give a dtype",
+            tensor=info.name,
+            expected=info.encoding.name,
+            found=", ".join(encodings),
+        )
+
+
+def _placed(held: Held, placement: Placement, info: TensorInfo) -> Rows:
+    """Give what an array holds of a tensor, as the tensor had it."""
+    split = _split_factor(held, placement.key)
+    if split is not None:
+        return split
+    rows = _array(held, placement.key, info.name)
+    if placement.expert is not None:
+        return expert_rows(rows, placement.expert)
+    order = None
+    if placement.permuted_heads:
+        n_rows = rows.row_values if len(info.shape) < 2 else rows.n_rows
+        order = unpermuted_heads(n_rows, placement.permuted_heads)
+    elif _TURNED in held.arrays[placement.key].spec.transforms and held.config.mla is not None:
+        order = q_order(held.config.mla, held.config.num_attention_heads or 0)
+    if order is not None:
+        back = in_standard_order(order)
+        return OrderedVector(rows, back) if len(info.shape) < 2 else OrderedRows(rows, back)
+    return plus_one(rows) if placement.subtract else rows
+
+
+def _split_factor(held: Held, key: str) -> Rows | None:
+    """Give K's or V's factor of latent attention, where the store has joined the two."""
+    layer, role = split_layer(key)
+    module, mla = role.rpartition(".")[0], held.config.mla
+    whole = held.arrays.get(f"{key[: len(key) - len(role)]}{_KV_B}.weight")
+    if layer is None or module not in (_K_B, _V_B) or key in held.arrays or whole is None or mla is None:
+        return None
+    if _JOINED not in whole.spec.transforms:
+        return None
+    heads, nope = held.config.num_attention_heads or 0, mla.qk_nope_head_dim
+    part = keys_of if module == _K_B else values_of
+    return part(whole, heads, nope, nope + mla.v_head_dim)
+
+
+def _array(held: Held, key: str, tensor: str) -> Rows:
+    rows = held.arrays.get(key)
+    if rows is not None and not (held.config.mla is not None and _is_product(held, key)):
+        return rows
+    if held.config.mla is not None:
+        raise UnsupportedError(
+            "the store holds the absorbed form alone, from which factors of latent attention cannot be made "
+            "again: build with mla='keep' or 'both'",
+            file=held.name,
+            tensor=tensor,
+            expected=key,
+            found="dense projections" if rows is None else "a product of factors",
+        )
+    raise UnsupportedError(
+        "the store does not hold this tensor", file=held.name, tensor=tensor, expected=key, found="nothing"
+    )
+
+
+def _is_product(held: Held, key: str) -> bool:
+    return "absorb_mla" in held.arrays[key].spec.transforms
