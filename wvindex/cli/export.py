@@ -42,7 +42,9 @@ FORMS = ("keep", "absorb")
 @click.option("--max-shard-size", metavar="SIZE", help="Bytes of tensors in a file, such as 5GB.")
 @max_memory_option("1GiB", "Memory that the export may use")
 @click.option(
-    "--overwrite", is_flag=True, help="Replace a checkpoint of this format that stands at OUT, once all is done."
+    "--overwrite",
+    is_flag=True,
+    help="Replace a checkpoint of this format that stands at OUT, once all is done.",
 )
 @click.option("--restart", is_flag=True, help="Discard what an interrupted export left.")
 @click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
@@ -101,7 +103,8 @@ def command(
     else:
         _print(planned, as_json=as_json, as_csv=as_csv)
     if planned is not None and not quiet and not dry_run:
-        note(f"{len(planned.tensors)} tensors, {format_size(planned.nbytes)}, in {time.monotonic() - started:.1f} s")
+        size, seconds = format_size(planned.nbytes), time.monotonic() - started
+        note(f"{len(planned.tensors)} tensors, {size}, in {seconds:.1f} s")
         for text in planned.notes:
             note(text)
     if planned is not None and planned.refusals:

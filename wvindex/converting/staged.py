@@ -90,7 +90,7 @@ class StagedDirectory:
     restart : bool
         Discard what an interrupted conversion left.
     suffix, what : str
-        What the directory's name has beyond the target's while it grows, and what is done there, for messages.
+        What the directory's name has beyond the target's while it grows; what is done there, for messages.
     doing : str
         The same, of another process that is at it.
     """
@@ -203,7 +203,7 @@ class StagedDirectory:
             self._staging.discard()
 
     def publish_file(self, name: str) -> None:
-        """Give one file, all of which is written, the target's path, in the place of a file that stands there."""
+        """Give one file, all of which is written, the target's path, in the place of what stands there."""
         fsync_path(self._staging.store)
         if os.path.lexists(self.target):
             self._require_replaceable(self.target)

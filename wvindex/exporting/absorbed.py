@@ -69,9 +69,7 @@ def absorbed_block(held: Held) -> dict[str, Any]:
             for spec in held.specs
             if spec.encoding.scale_block is not None and not _is_factor(spec.key)
         },
-        "row_scale": {
-            spec.key: asdict(spec.row_scale) for spec in held.specs if spec.row_scale is not None
-        },
+        "row_scale": {spec.key: asdict(spec.row_scale) for spec in held.specs if spec.row_scale is not None},
     }
 
 

@@ -146,9 +146,7 @@ def plan_export(
 
 
 @contextmanager
-def _composed(
-    store: str | os.PathLike[str], target: Path, asked: Options
-) -> Iterator[tuple[Held, Outline]]:
+def _composed(store: str | os.PathLike[str], target: Path, asked: Options) -> Iterator[tuple[Held, Outline]]:
     if "://" not in os.fspath(store) and is_inside(Path(store), target):
         raise UsageError(
             "the result cannot stand where the store does",
@@ -223,4 +221,3 @@ def _identity(held: Held, outline: Outline, asked: Options) -> dict[str, Any]:
         "options": asked.to_json(),
         "plan_sha256": digest.hexdigest(),
     }
-

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from wvindex.errors import UnsupportedError, WvindexError
+from wvindex.errors import DuplicateName, UnsupportedError, WvindexError
 from wvindex.exporting.absorbed import (
     BLOCK,
     MODEL_TYPE,
@@ -100,9 +101,7 @@ def _tensors(held: Held, asked: Options, *, absorbed: bool) -> Iterable[OutTenso
     return named(held, asked.storage)
 
 
-def _ready(
-    outline: Outline, found: Iterable[OutTensor | Refused], asked: Options
-) -> list[OutTensor]:
+def _ready(outline: Outline, found: Iterable[OutTensor | Refused], asked: Options) -> list[OutTensor]:
     """Cast tensors as asked, and refuse those that the format has no place for."""
     tensors: list[OutTensor] = []
     decoded: set[str] = set()
@@ -119,7 +118,17 @@ def _ready(
             tensors.append(tensor)
             if tensor.encoding.scale_block is None:
                 decoded.add(tensor.name)
+    _refuse_twice(outline, tensors)
     return [tensor for tensor in tensors if tensor.scales_of not in decoded]
+
+
+def _refuse_twice(outline: Outline, tensors: Sequence[OutTensor]) -> None:
+    """Refuse two tensors of one name: one of the two would be lost."""
+    counts = Counter(tensor.name for tensor in tensors)
+    for name, count in counts.items():
+        if count > 1:
+            error = DuplicateName("several tensors have one name", tensor=name, expected=1, found=count)
+            outline.refusals.append((name, error))
 
 
 def _compose_gguf(
@@ -136,9 +145,7 @@ def _compose_gguf(
         metadata = without_tokenizer(metadata)
     elif not any(key.startswith(TOKENIZER) for key in metadata):
         metadata = {**metadata, **gguf_tokenizer(held, tensors)}
-    compose_gguf(
-        outline, tensors, metadata, stem=stem, version=version, max_shard_size=asked.max_shard_size
-    )
+    compose_gguf(outline, tensors, metadata, stem=stem, version=version, max_shard_size=asked.max_shard_size)
 
 
 def _absorbed_metadata(held: Held, tensors: Sequence[OutTensor]) -> Metadata:

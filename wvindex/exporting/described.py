@@ -13,9 +13,9 @@ from wvindex.arch.config import ModelConfig, Rope
 from wvindex.arch.registry import identify
 from wvindex.errors import UnsupportedError, WvindexError
 from wvindex.exporting.held import Held
+from wvindex.exporting.restore import info_of
 from wvindex.exporting.rows import Bytes
 from wvindex.exporting.tensors import OutTensor
-from wvindex.formats.encodings import ENCODINGS
 from wvindex.sources.base import FileFingerprint, TensorInfo, TokenizerData
 
 _TOLERANCE: Final = 1e-6
@@ -100,15 +100,13 @@ def described(
 
 def as_found(held: Held) -> Described:
     """Give the description of the GGUF file that a store was made from."""
-    path = Path(held.name)
-    infos = [
-        TensorInfo(line.tensor, line.shape, ENCODINGS[line.encoding], path, 0, 0) for line in held.ledger
-    ]
-    kept = held.gguf()
+    path, kept = Path(held.name), held.gguf()
     readable = {
         name: OutTensor(name, one.shape, Bytes(one.data, one.encoding, one.shape[-1]))
         for name, one in (kept.tensors if kept is not None else {}).items()
     }
+    nbytes = {name: tensor.nbytes for name, tensor in readable.items()}
+    infos = [info_of(line, nbytes.get(line.tensor, 0)) for line in held.ledger]
     return Described(path, "gguf", held.source_config, infos, readable)
 
 

@@ -26,6 +26,9 @@ _QUANTIZATION_VERSION: Final = 2
 _GATING: Final = {"softmax": 1, "sigmoid": 2}
 _SLIDING: Final = "sliding_attention"
 
+_WINDOWED: Final = ("gemma2", "gemma3", "phi3")
+"""Families in which llama.cpp heeds a sliding window; it reads the key in no other."""
+
 Values = dict[str, Any]
 
 
@@ -43,6 +46,8 @@ def gguf_metadata(held: Held, tensors: Sequence[OutTensor]) -> dict[str, TypedVa
             "GGUF has no keys for an architecture that is not known", file=held.name, field="model_type"
         )
     own = _sizes(config) | _rope(held) | _routing(held)
+    if family.name in _WINDOWED:
+        own["attention.sliding_window"] = config.sliding_window
     if config.mla is not None:
         own |= _latent(config, config.mla, split=splits_factors(family))
     values: Values = {
@@ -67,7 +72,6 @@ def _kind(value: object) -> str:
 
 
 def _sizes(config: ModelConfig) -> Values:
-    slides = _SLIDING in config.layer_types
     return {
         "block_count": (config.num_hidden_layers or 0) + config.num_nextn_predict_layers,
         "context_length": config.max_position_embeddings,
@@ -78,7 +82,6 @@ def _sizes(config: ModelConfig) -> Values:
         "attention.key_length": config.head_dim,
         "attention.value_length": config.v_head_dim,
         "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "attention.sliding_window": config.sliding_window if slides else None,
         "attn_logit_softcapping": config.attn_logit_softcapping,
         "final_logit_softcapping": config.final_logit_softcapping,
         "vocab_size": config.vocab_size,
@@ -140,7 +143,7 @@ def _routed_layer(key: str) -> int | None:
 
 
 def _latent(config: ModelConfig, mla: MLA, *, split: bool) -> Mapping[str, Any]:
-    """Give the keys of latent attention: where factors are split, those of the attention that llama.cpp runs."""
+    """Give the keys of latent attention; where factors are split, of the attention that llama.cpp runs."""
     width = mla.qk_nope_head_dim + mla.qk_rope_head_dim
     common = {
         "attention.q_lora_rank": mla.q_lora_rank,

@@ -1,4 +1,4 @@
-"""Tensors under GGUF's names, from a store of a Hugging Face checkpoint, as llama.cpp's converter has them."""
+"""Tensors under GGUF's names, from a store of another format, as llama.cpp's converter has them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from wvindex.exporting.rows import (
     plus_one,
     values_of,
 )
-from wvindex.exporting.tensors import OutTensor
+from wvindex.exporting.tensors import OutTensor, contradiction, require_fitting
 from wvindex.formats.encodings import F32, FLOAT_ENCODINGS, Encoding
 from wvindex.sources.base import TensorInfo
 from wvindex.transform.combine import Cast
@@ -125,7 +125,9 @@ def _fused(held: Held, family: Family, layer: int, module: str, kind: str) -> Ou
             found=", ".join(f"{part.spec.key} ({part.encoding.name})" for part in found),
         )
     shape = (sum(part.spec.shape[0] for part in found), *found[0].spec.shape[1:])
-    return _checked(held, family, name, shape, _widened(joined(found, vectors=len(shape) < 2), shape), tuple(keys))
+    return _checked(
+        held, family, name, shape, _widened(joined(found, vectors=len(shape) < 2), shape), tuple(keys)
+    )
 
 
 def _factors(held: Held, family: Family, layer: int, rows: StoredRows) -> Iterator[OutTensor]:
@@ -134,6 +136,8 @@ def _factors(held: Held, family: Family, layer: int, rows: StoredRows) -> Iterat
     if mla is None:
         raise UnsupportedError("factors of latent attention without its geometry", tensor=rows.spec.key)
     nope, width, rank = mla.qk_nope_head_dim, mla.v_head_dim, mla.kv_lora_rank
+    if rows.n_rows != heads * (nope + width):
+        raise contradiction(rows.spec.key, held.name, f"{heads} heads of {nope + width} rows", rows.n_rows)
     for letter, part, shape in (
         ("k", keys_of(rows, heads, nope, nope + width), (heads, rank, nope)),
         ("v", values_of(rows, heads, nope, nope + width), (heads, width, rank)),
@@ -154,6 +158,8 @@ def _as_gguf_has_it(held: Held, family: Family, rows: StoredRows) -> Rows:
         "self_attn.k_proj": held.config.num_key_value_heads,
     }.get(module)
     if family.gguf_permuted and heads:
+        if shape[0] % (2 * heads):
+            raise contradiction(key, held.name, f"rows of {heads} heads", shape[0])
         order = unpermuted_heads(shape[0], heads)
     elif _TURNED in rows.spec.transforms and held.config.mla is not None:
         order = q_order(held.config.mla, held.config.num_attention_heads or 0)
@@ -179,4 +185,4 @@ def _checked(
         raise UnsupportedError(
             "GGUF's name for this tensor means another", tensor=keys[0], expected=keys[0], found=name
         )
-    return OutTensor(name, shape, rows)
+    return require_fitting(OutTensor(name, shape, rows), held.name)

@@ -118,4 +118,8 @@ def _kind(value: Any) -> str:
 
 def _number(value: Any) -> Any:
     """Give floats that JSON lacks, which the catalog spells as strings."""
-    return {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}.get(value, value) if isinstance(value, str) else value
+    return (
+        {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}.get(value, value)
+        if isinstance(value, str)
+        else value
+    )

@@ -1,4 +1,4 @@
-"""Tensors under Hugging Face's names, from a store of a GGUF file: unstacked, fused, joined as families have them."""
+"""Tensors under Hugging Face's names, from a store of a GGUF file: unstacked, fused, joined by family."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wvindex.errors import UnsupportedError, WvindexError
 from wvindex.exporting.held import Held
 from wvindex.exporting.restore import Refused
 from wvindex.exporting.rows import OrderedRows, OrderedVector, Section, expert_rows, in_standard_order, joined
-from wvindex.exporting.tensors import OutTensor
+from wvindex.exporting.tensors import OutTensor, contradiction, require_fitting
 from wvindex.formats.encodings import F32, Encoding
 from wvindex.sources.base import TensorInfo
 from wvindex.transform.combine import Cast, Concat
@@ -46,9 +46,7 @@ def hub_tensors(held: Held, storage: Encoding | None) -> Iterator[OutTensor | Re
             yield Refused(rows.spec.key, error)
 
 
-def _named(
-    held: Held, family: Family, rows: StoredRows, storage: Encoding | None
-) -> Iterator[OutTensor]:
+def _named(held: Held, family: Family, rows: StoredRows, storage: Encoding | None) -> Iterator[OutTensor]:
     key, shape = rows.spec.key, rows.spec.shape
     layer, role = split_layer(key)
     module, _, kind = role.rpartition(".")
@@ -95,8 +93,11 @@ def _fused(held: Held, family: Family, layer: int, module: str, kind: str) -> Ou
 def _joined_factors(held: Held, family: Family, layer: int, storage: Encoding | None) -> OutTensor:
     """Join K's and V's factors, whose packed blocks run along other rows: they are decoded."""
     keys, values = (held.arrays[layer_key(layer, f"{name}.weight")] for name in (_K_B, _V_B))
-    heads, rank, nope = keys.spec.shape
-    width = values.spec.shape[1]
+    mla, heads = held.config.mla, held.config.num_attention_heads or 0
+    nope, width, rank = (mla.qk_nope_head_dim, mla.v_head_dim, mla.kv_lora_rank) if mla else (0, 0, 0)
+    if (keys.spec.shape, values.spec.shape) != ((heads, rank, nope), (heads, width, rank)):
+        found = f"{keys.spec.shape} and {values.spec.shape}"
+        raise contradiction(keys.spec.key, held.name, f"{heads} heads of {nope} and {width} rows", found)
     if storage is None and not (keys.encoding.is_plain and values.encoding.is_plain):
         raise UnsupportedError(
             "safetensors has no packed types; give a dtype",
@@ -131,4 +132,4 @@ def _checked(
             expected=home.key,
             found=f"{name}, which means {placed.use}",
         )
-    return OutTensor(name, shape, rows)
+    return require_fitting(OutTensor(name, shape, rows), held.name)

@@ -28,7 +28,7 @@ from wvindex.exporting.rows import (
     plus_one,
     values_of,
 )
-from wvindex.exporting.tensors import OutTensor
+from wvindex.exporting.tensors import OutTensor, contradiction, require_fitting
 from wvindex.formats.encodings import ENCODINGS
 from wvindex.formats.ledger import IN_CONFIG, SCALES, LedgerEntry
 from wvindex.sources.base import TensorInfo
@@ -82,13 +82,16 @@ class _Restorer:
 
     def tensor(self, entry: LedgerEntry) -> OutTensor | None:
         """Give a tensor by its line in the ledger; None for scales whose codes are decoded."""
+        owner = entry.tensor.removesuffix(SUFFIX) if entry.reason == SCALES else ""
         if entry.reason == IN_CONFIG:
-            return OutTensor(entry.tensor, entry.shape, self._kept_rows(entry), entry.file)
-        if entry.reason == SCALES:
-            owner = entry.tensor.removesuffix(SUFFIX)
+            rows: Rows | None = self._kept_rows(entry)
+        elif owner:
             rows = self._scales(entry, owner)
-            return OutTensor(entry.tensor, entry.shape, rows, entry.file, owner) if rows is not None else None
-        return OutTensor(entry.tensor, entry.shape, _weights(self._held, _info(entry)), entry.file)
+        else:
+            rows = _weights(self._held, info_of(entry))
+        if rows is None:
+            return None
+        return require_fitting(OutTensor(entry.tensor, entry.shape, rows, entry.file, owner), self._held.name)
 
     def _kept_rows(self, entry: LedgerEntry) -> Rows:
         tensor = self._kept.tensors.get(entry.tensor) if self._kept is not None else None
@@ -104,15 +107,22 @@ class _Restorer:
         line = self._lines.get(owner)
         if line is None:
             raise UnsupportedError("scales without their codes", file=self._held.name, tensor=entry.tensor)
-        codes = _weights(self._held, _info(line))
-        return ScaleRows(codes, _info(entry).encoding) if codes.encoding.scale_block else None
+        codes = _weights(self._held, info_of(line))
+        return ScaleRows(codes, info_of(entry).encoding) if codes.encoding.scale_block else None
 
 
-def _info(entry: LedgerEntry) -> TensorInfo:
+def info_of(entry: LedgerEntry, nbytes: int = 0) -> TensorInfo:
+    """Give what the ledger says of a tensor, as its source said it.
+
+    Raises
+    ------
+    UnsupportedError
+        If its encoding is not known.
+    """
     encoding = ENCODINGS.get(entry.encoding)
     if encoding is None:
         raise UnsupportedError("an encoding that is not known", tensor=entry.tensor, found=entry.encoding)
-    return TensorInfo(entry.tensor, entry.shape, encoding, Path(entry.file), 0, 0)
+    return TensorInfo(entry.tensor, entry.shape, encoding, Path(entry.file), 0, nbytes)
 
 
 def _weights(held: Held, info: TensorInfo) -> Rows:
@@ -123,12 +133,19 @@ def _weights(held: Held, info: TensorInfo) -> Rows:
     vectors = len(info.shape) < 2
     if len(placed.placements) > 1 and len(info.shape) == 3:
         stacks = [_array(held, placement.key, info.name) for placement in placed.placements]
-        parts = [expert_rows(stack, expert) for expert in range(info.shape[0]) for stack in stacks]
+        parts = [_expert(held, stack, expert, info) for expert in range(info.shape[0]) for stack in stacks]
         _require_one_encoding(parts, info)
         return Concat(parts, stacked=False)
     parts = [_placed(held, placement, info) for placement in placed.placements]
     _require_one_encoding(parts, info)
     return joined(parts, vectors=vectors)
+
+
+def _expert(held: Held, stack: Rows, expert: int, info: TensorInfo) -> Rows:
+    """Give one matrix of a stack."""
+    if (expert + 1) * stack.matrix_rows > stack.n_rows:
+        raise contradiction(info.name, held.name, f"a stack of more than {expert}", stack.n_rows)
+    return expert_rows(stack, expert)
 
 
 def _require_one_encoding(parts: list[Rows], info: TensorInfo) -> None:
@@ -149,14 +166,18 @@ def _placed(held: Held, placement: Placement, info: TensorInfo) -> Rows:
         return split
     rows = _array(held, placement.key, info.name)
     if placement.expert is not None:
-        return expert_rows(rows, placement.expert)
+        return _expert(held, rows, placement.expert, info)
     order = None
+    n_rows = rows.row_values if len(info.shape) < 2 else rows.n_rows
     if placement.permuted_heads:
-        n_rows = rows.row_values if len(info.shape) < 2 else rows.n_rows
+        if n_rows % (2 * placement.permuted_heads):
+            raise contradiction(info.name, held.name, f"rows of {placement.permuted_heads} heads", n_rows)
         order = unpermuted_heads(n_rows, placement.permuted_heads)
     elif _TURNED in held.arrays[placement.key].spec.transforms and held.config.mla is not None:
         order = q_order(held.config.mla, held.config.num_attention_heads or 0)
     if order is not None:
+        if order.size != n_rows:
+            raise contradiction(info.name, held.name, f"{order.size} rows", n_rows)
         back = in_standard_order(order)
         return OrderedVector(rows, back) if len(info.shape) < 2 else OrderedRows(rows, back)
     return plus_one(rows) if placement.subtract else rows
@@ -172,8 +193,10 @@ def _split_factor(held: Held, key: str) -> Rows | None:
     if _JOINED not in whole.spec.transforms:
         return None
     heads, nope = held.config.num_attention_heads or 0, mla.qk_nope_head_dim
-    part = keys_of if module == _K_B else values_of
-    return part(whole, heads, nope, nope + mla.v_head_dim)
+    width = nope + mla.v_head_dim
+    if whole.n_rows != heads * width:
+        raise contradiction(whole.spec.key, held.name, f"{heads} heads of {width} rows", whole.n_rows)
+    return (keys_of if module == _K_B else values_of)(whole, heads, nope, width)
 
 
 def _array(held: Held, key: str, tensor: str) -> Rows:

@@ -71,14 +71,17 @@ def llama3_scaling(found: Rope, head_dim: int) -> dict[str, Any]:
             "high_freq_factor": _TURNS[1],
             "original_max_position_embeddings": context,
         }
-        stated = {**scaling, "rope_theta": found.rope_theta, "partial_rotary_factor": found.rotary_dim / head_dim}
+        stated = {
+            **scaling,
+            "rope_theta": found.rope_theta,
+            "partial_rotary_factor": found.rotary_dim / head_dim,
+        }
         try:
             made = rope(Fields(stated, Path()), head_dim=head_dim, max_positions=None)
         except WvindexError:
             continue
         if all(
-            math.isclose(a, b, rel_tol=_TOLERANCE)
-            for a, b in zip(made.inv_freq, found.inv_freq, strict=True)
+            math.isclose(a, b, rel_tol=_TOLERANCE) for a, b in zip(made.inv_freq, found.inv_freq, strict=True)
         ):
             return scaling
     raise UnsupportedError(

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Final
 
-from wvindex.errors import UnsupportedError, WvindexError
+from wvindex.errors import CatalogError, UnsupportedError, WvindexError
 from wvindex.formats.encodings import Encoding
 from wvindex.formats.ggml import can_decode
 from wvindex.sources.gguf_types import GGML_TYPES
@@ -62,6 +62,33 @@ class OutTensor:
             span = None if whole else (inside, inside + count)
             self.rows.read_rows(row, row + max(whole, 1), out[done : done + count], span=span)
             done += count
+
+
+def require_fitting(tensor: OutTensor, file: str) -> OutTensor:
+    """Give the tensor, whose rows are as many and as long as its shape says.
+
+    Raises
+    ------
+    CatalogError
+        If they are not: what says the shape and what holds the rows contradict each other.
+    """
+    rows, shape = tensor.rows, tensor.shape
+    found = (rows.n_rows, rows.row_values)
+    expected = (math.prod(shape[:-1]), shape[-1] if shape else 1)
+    if found != expected:
+        raise contradiction(tensor.name, file, f"{expected} rows and values a row", found)
+    return tensor
+
+
+def contradiction(tensor: str, file: str, expected: object, found: object) -> CatalogError:
+    """Say that the catalog contradicts itself."""
+    return CatalogError(
+        "the catalog's ledger, configuration and arrays contradict each other",
+        file=file,
+        tensor=tensor,
+        expected=expected,
+        found=found,
+    )
 
 
 def cast_to(tensor: OutTensor, storage: Encoding | None) -> OutTensor:

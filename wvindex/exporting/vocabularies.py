@@ -15,7 +15,7 @@ from wvindex.sources.gguf_kept import TypedValue
 from wvindex.sources.safetensors import TOKENIZER_FILES
 from wvindex.tokenizer import load_tokenizer
 from wvindex.tokenizer.huggingface import CONFIG, TOKENIZER
-from wvindex.tokenizer.pretokenizers import PRE_TOKENIZERS, PreTokenizer
+from wvindex.tokenizer.pretokenizers import PRE_TOKENIZERS
 from wvindex.tokenizer.vocabulary import PREFIX, TokenType
 
 _TEMPLATE: Final = "tokenizer.chat_template"
@@ -92,7 +92,7 @@ def gguf_tokenizer(held: Held, tensors: Sequence[OutTensor]) -> dict[str, TypedV
     embedding = next((one for one in tensors if one.name == "token_embd.weight"), None)
     rows = embedding.shape[0] if embedding is not None else loaded.vocab_size
     tokens, types = _vocabulary(document, rows)
-    name, known = _pre_tokenizer(document)
+    name = _pre_tokenizer(document)
     add_bos, add_eos = _surrounding(document, loaded.bos_token_id, loaded.eos_token_id)
     result = {
         f"{PREFIX}model": typed("STRING", "gpt2"),
@@ -141,13 +141,13 @@ def _merges(document: Mapping[str, Any]) -> list[str]:
     return [" ".join(pair) for pair in pairs]
 
 
-def _pre_tokenizer(document: Mapping[str, Any]) -> tuple[str, PreTokenizer]:
+def _pre_tokenizer(document: Mapping[str, Any]) -> str:
     """Find the name that GGUF has for how text is cut."""
     patterns = _patterns(document.get("pre_tokenizer") or {})
     ignores = bool(document["model"].get("ignore_merges"))
     for name, known in PRE_TOKENIZERS.items():
         if known.patterns == patterns and known.ignore_merges == ignores:
-            return name, known
+            return name
     raise _refused("pre_tokenizer", "one that GGUF has a name for", patterns)
 
 
@@ -158,8 +158,8 @@ def _patterns(node: Mapping[str, Any]) -> tuple[str, ...]:
     for step in steps[:-1]:
         pattern = step.get("pattern")
         regex = pattern.get("Regex") if isinstance(pattern, Mapping) else None
-        is_plain = step.get("behavior") == "Isolated" and not step.get("invert") and isinstance(regex, str)
-        if step.get("type") != "Split" or not is_plain:
+        is_plain = step.get("behavior") == "Isolated" and not step.get("invert")
+        if step.get("type") != "Split" or not is_plain or not isinstance(regex, str):
             raise _refused("pre_tokenizer", "Split by a regular expression, isolated", step)
         patterns.append(regex)
     last = steps[-1] if steps else {}

@@ -30,10 +30,10 @@ from wvindex.verifying.absorbed import Factors, compare_absorbed, compare_joined
 from wvindex.verifying.comparing import Comparison, compare_rows
 from wvindex.verifying.derived import check_derived
 from wvindex.verifying.formulas import ABSORBED, JOINED, Unexplained, Unfit, recipe_of
+from wvindex.verifying.kept_files import check_kept, check_tokenizer
 from wvindex.verifying.ledger import check_accounting
 from wvindex.verifying.report import Findings
 from wvindex.verifying.source_rows import FP8Scales, SourceRows
-from wvindex.verifying.kept_files import check_kept, check_tokenizer
 from wvindex.verifying.witness import Witness, WitnessTensor, witness_of
 
 
