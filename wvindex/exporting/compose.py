@@ -30,7 +30,6 @@ from wvindex.exporting.restore import Refused, restored
 from wvindex.exporting.tensors import OutTensor, cast_to, refusal_in
 from wvindex.exporting.vocabularies import gguf_tokenizer, hub_tokenizer
 from wvindex.formats.encodings import Encoding
-from wvindex.sources.gguf_kept import TOKENIZER
 
 GGUF: Final = "gguf"
 SAFETENSORS: Final = "safetensors"
@@ -143,7 +142,7 @@ def _compose_gguf(
         metadata = gguf_metadata(held, tensors)
     if not asked.tokenizer:
         metadata = without_tokenizer(metadata)
-    elif not any(key.startswith(TOKENIZER) for key in metadata):
+    elif outline.is_absorbed or held.source_format != GGUF:
         metadata = {**metadata, **gguf_tokenizer(held, tensors)}
     compose_gguf(outline, tensors, metadata, stem=stem, version=version, max_shard_size=asked.max_shard_size)
 

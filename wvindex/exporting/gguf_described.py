@@ -25,6 +25,7 @@ from wvindex.sources.gguf_kept import TypedValue
 _QUANTIZATION_VERSION: Final = 2
 _GATING: Final = {"softmax": 1, "sigmoid": 2}
 _SLIDING: Final = "sliding_attention"
+_CONTEXT: Final = "original_max_position_embeddings"
 
 _WINDOWED: Final = ("gemma2", "gemma3", "phi3")
 """Families in which llama.cpp heeds a sliding window; it reads the key in no other."""
@@ -48,6 +49,11 @@ def gguf_metadata(held: Held, tensors: Sequence[OutTensor]) -> dict[str, TypedVa
     own = _sizes(config) | _rope(held) | _routing(held)
     if family.name in _WINDOWED:
         own["attention.sliding_window"] = config.sliding_window
+    if family.name == "phi3":  # llama.cpp's loader asks for both, whatever they are
+        own["attention.sliding_window"] = config.sliding_window or 0
+        own["rope.scaling.original_context_length"] = stated_rope(held).get(
+            _CONTEXT, config.max_position_embeddings
+        )
     if config.mla is not None:
         own |= _latent(config, config.mla, split=splits_factors(family))
     values: Values = {
@@ -101,7 +107,7 @@ def _rope(held: Held) -> Values:
     if main.rope_type in ("linear", "yarn"):
         values["rope.scaling.type"] = main.rope_type
         values |= {
-            key: _plain(stated[name])
+            key: stated[name] if name == _CONTEXT else float(stated[name])
             for key, name in ROPE_SCALING.items()
             if name in stated and name != "attention_factor"
         }
@@ -113,15 +119,11 @@ def _rope(held: Held) -> Values:
     return values
 
 
-def _plain(value: Any) -> Any:
-    """Give a parameter as GGUF has it: contexts are integers, all else floats."""
-    return value if isinstance(value, int) and value >= 16 else float(value)
-
-
 def _routing(held: Held) -> Values:
     moe: MoE | None = held.config.moe
     if moe is None:
         return {}
+    grouped = moe.n_group > 1 or held.config.mla is not None
     layers = [layer for spec in held.specs if (layer := _routed_layer(spec.key)) is not None]
     return {
         "expert_count": moe.n_routed_experts,
@@ -131,8 +133,8 @@ def _routing(held: Held) -> Values:
         "expert_shared_count": moe.n_shared_experts or None,
         "expert_weights_norm": moe.norm_topk_prob,
         "expert_weights_scale": float(moe.routed_scaling_factor),
-        "expert_group_count": moe.n_group if moe.n_group > 1 else None,
-        "expert_group_used_count": moe.topk_group if moe.n_group > 1 else None,
+        "expert_group_count": moe.n_group if grouped else None,
+        "expert_group_used_count": moe.topk_group if grouped else None,
         "expert_gating_func": _GATING[moe.scoring_func],
     }
 
