@@ -144,14 +144,15 @@ def forget(store: Path) -> Path:
     return seal(store)
 
 
-INTEGERS = {0: 8, 2: 16, 4: 32, 10: 64}
+Value = tuple[int, bytes]
+
+
+def unsigned(kind: int, bits: int) -> st.SearchStrategy[Value]:
+    return st.integers(0, 2**bits - 1).map(lambda n: (kind, n.to_bytes(bits // 8, "little")))
+
+
 SCALARS = st.one_of(
-    *(
-        st.integers(0, 2**bits - 1).map(
-            lambda n, kind=kind, bits=bits: (kind, n.to_bytes(bits // 8, "little"))
-        )
-        for kind, bits in INTEGERS.items()
-    ),
+    *(unsigned(kind, bits) for kind, bits in ((0, 8), (2, 16), (4, 32), (10, 64))),
     st.integers(-(2**31), 2**31 - 1).map(lambda n: (5, n.to_bytes(4, "little", signed=True))),
     st.floats(width=32, allow_nan=False).map(lambda x: (6, struct.pack("<f", x))),
     st.floats(allow_nan=False).map(lambda x: (12, struct.pack("<d", x))),

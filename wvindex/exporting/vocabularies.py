@@ -103,9 +103,8 @@ def gguf_tokenizer(held: Held, tensors: Sequence[OutTensor]) -> dict[str, TypedV
         f"{PREFIX}add_bos_token": typed("BOOL", add_bos),
         f"{PREFIX}add_eos_token": typed("BOOL", add_eos),
     }
-    for key, number in (("bos_token_id", loaded.bos_token_id), ("eos_token_id", loaded.eos_token_id)):
-        if number is not None:
-            result[PREFIX + key] = typed("UINT32", number)
+    for key, number in _named_ids(found.files, tokens).items():
+        result[PREFIX + key] = typed("UINT32", number)
     template = _template(found.files)
     return result | ({_TEMPLATE: typed("STRING", template)} if template is not None else {})
 
@@ -146,9 +145,14 @@ def _pre_tokenizer(document: Mapping[str, Any]) -> str:
     patterns = _patterns(document.get("pre_tokenizer") or {})
     ignores = bool(document["model"].get("ignore_merges"))
     for name, known in PRE_TOKENIZERS.items():
-        if known.patterns == patterns and known.ignore_merges == ignores:
+        if tuple(map(_escaped, known.patterns)) == patterns and known.ignore_merges == ignores:
             return name
     raise _refused("pre_tokenizer", "one that GGUF has a name for", patterns)
+
+
+def _escaped(pattern: str) -> str:
+    """Give a regular expression with line ends as escapes: DeepSeek's tokenizers have the characters."""
+    return pattern.replace("\r", "\\r").replace("\n", "\\n")
 
 
 def _patterns(node: Mapping[str, Any]) -> tuple[str, ...]:
@@ -166,7 +170,7 @@ def _patterns(node: Mapping[str, Any]) -> tuple[str, ...]:
     _require("pre_tokenizer", ("ByteLevel", False), (last.get("type"), last.get("add_prefix_space")))
     if last.get("use_regex"):
         patterns += PRE_TOKENIZERS["gpt-2"].patterns
-    return tuple(patterns)
+    return tuple(map(_escaped, patterns))
 
 
 def _surrounding(document: Mapping[str, Any], bos: int | None, eos: int | None) -> tuple[bool, bool]:
@@ -192,6 +196,15 @@ def _piece(template: Mapping[str, Any], piece: Mapping[str, Any]) -> Any:
         return "text"
     numbers = template["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
     return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
+def _named_ids(files: Mapping[str, bytes], tokens: Sequence[str]) -> dict[str, int]:
+    """Give the ids of the tokens that tokenizer_config.json names."""
+    config = json.loads(files.get(CONFIG, b"{}"))
+    ids = {token: number for number, token in enumerate(tokens)}
+    texts = {key: config.get(name) for name, key in _NAMED.items()}
+    contents = {key: one.get("content") if isinstance(one, Mapping) else one for key, one in texts.items()}
+    return {key: ids[content] for key, content in contents.items() if content in ids}
 
 
 def _template(files: Mapping[str, bytes]) -> str | None:
