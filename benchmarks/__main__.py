@@ -29,6 +29,8 @@ NAMES = (
     "linking",
     "stats",
     "neighbors",
+    "diff",
+    "fused",
 )
 """Modules of this package, in the order of their turns."""
 

@@ -15,9 +15,16 @@ if TYPE_CHECKING:
     from wvindex.exporting.api import export, plan_export
     from wvindex.exporting.outline import Export
     from wvindex.inspection.api import stats
+    from wvindex.inspection.differences import Diff, diff
+    from wvindex.inspection.frame import frame
     from wvindex.inspection.layer_page import LayerPage
+    from wvindex.inspection.linting.api import check
+    from wvindex.inspection.linting.findings import Finding, Report
     from wvindex.inspection.model_page import ModelPage
     from wvindex.inspection.pages import inspect
+    from wvindex.inspection.report.api import report
+    from wvindex.inspection.sql.api import export_sql, sql, sql_schema
+    from wvindex.inspection.sql.recipes import sql_recipes
     from wvindex.inspection.table import Table
     from wvindex.opening import open
     from wvindex.query.database import Store
@@ -27,11 +34,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Conversion",
+    "Diff",
     "Export",
+    "Finding",
     "LayerPage",
     "ModelPage",
     "Plan",
     "Progress",
+    "Report",
     "Store",
     "Table",
     "Tensor",
@@ -39,36 +49,55 @@ __all__ = [
     "WvindexError",
     "__version__",
     "build",
+    "check",
     "convert",
+    "diff",
     "errors",
     "export",
+    "export_sql",
+    "frame",
     "inspect",
     "open",
     "plan",
     "plan_export",
+    "report",
+    "sql",
+    "sql_recipes",
+    "sql_schema",
     "stats",
     "verify",
 ]
 
 _HOMES = {
     "Conversion": "wvindex.converting.plan",
+    "Diff": "wvindex.inspection.differences",
     "Export": "wvindex.exporting.outline",
+    "Finding": "wvindex.inspection.linting.findings",
     "LayerPage": "wvindex.inspection.layer_page",
     "ModelPage": "wvindex.inspection.model_page",
     "Plan": "wvindex.transform.plan",
     "Progress": "wvindex.building",
+    "Report": "wvindex.inspection.linting.findings",
     "Store": "wvindex.query.database",
     "Table": "wvindex.inspection.table",
     "Tensor": "wvindex.query.lazy",
     "Verification": "wvindex.verifying",
     "build": "wvindex.building",
     "convert": "wvindex.converting.api",
+    "check": "wvindex.inspection.linting.api",
+    "diff": "wvindex.inspection.differences",
     "errors": "wvindex",
     "export": "wvindex.exporting.api",
+    "export_sql": "wvindex.inspection.sql.api",
+    "frame": "wvindex.inspection.frame",
     "inspect": "wvindex.inspection.pages",
     "open": "wvindex.opening",
     "plan": "wvindex.building",
     "plan_export": "wvindex.exporting.api",
+    "report": "wvindex.inspection.report.api",
+    "sql": "wvindex.inspection.sql.api",
+    "sql_recipes": "wvindex.inspection.sql.recipes",
+    "sql_schema": "wvindex.inspection.sql.api",
     "stats": "wvindex.inspection.api",
     "verify": "wvindex.verifying",
 }

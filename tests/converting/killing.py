@@ -13,6 +13,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -23,8 +24,6 @@ from tests.support.disk import Disk, killing
 from tests.support.safetensors_writer import write_weights
 from tests.support.trees import contents, names
 from wvindex.converting import hub
-
-_STRIDE = 1
 
 
 def write_model(directory: Path) -> Path:
@@ -42,7 +41,7 @@ def write_model(directory: Path) -> Path:
     return directory
 
 
-def convert(source: Path, target: Path, at: int | None = None, **options: bool) -> Disk:
+def convert(source: Path, target: Path, at: int | None = None, **options: Any) -> Disk:
     """Convert, a few kilobytes at a time."""
     before = None if at is None else killing(at)
     with mock.patch.object(hub, "_MOST_BUFFERED", 4096), Disk(target.parent, before) as disk:
@@ -50,7 +49,7 @@ def convert(source: Path, target: Path, at: int | None = None, **options: bool) 
     return disk
 
 
-def killed(source: Path, target: Path, at: int, **options: bool) -> bool:
+def killed(source: Path, target: Path, at: int, **options: Any) -> bool:
     """Convert in a child that dies at its operation `at`; False if it had no more so many."""
     child = os.fork()
     if not child:
@@ -93,7 +92,7 @@ def main(directory: str) -> None:
             assert contents(place / "out") == expected
             assert names(place) == ["out"]
             shutil.rmtree(place)
-            points, at = points + 1, at + _STRIDE
+            points, at = points + 1, at + 1
     print(json.dumps({"points": points, "resumed": resumed}))
 
 

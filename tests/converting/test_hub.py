@@ -39,6 +39,7 @@ from wvindex.errors import (
     WvindexError,
 )
 from wvindex.sources.safetensors import SafetensorsSource
+from wvindex.verifying import verify
 
 MODELS = ("deepseek_v3", "deepseek_v3-bias", "deepseek_v3-fp8")
 ATTENTION = "model.layers.1.self_attn"
@@ -393,6 +394,23 @@ def test_what_was_fused_within_a_block_comes_apart_the_same_way(tmp_path: Path) 
         np.testing.assert_array_equal(apart[QUERY].read(), fused[QUERY].read()[:6])
 
 
+def test_a_store_keeps_whole_what_was_fused_within_a_block(tmp_path: Path) -> None:
+    source, _ = misaligned(tmp_path / "a")
+    fuse(source, tmp_path / "b", allow_requant=True)
+    store = wvindex.build(tmp_path / "b", tmp_path / "x.zarr", mla="keep", fused_mla_lora_proj=True)
+    assert verify(store, tmp_path / "b").faults == ()
+    with wvindex.open(store) as db, wvindex.open(tmp_path / "b") as bare:
+        assert db[QUERY].encoding == db[BELOW].encoding == "F8_E4M3"
+        for name in (QUERY, BELOW):
+            expected = bare[name].read()  # decoded
+            np.testing.assert_array_equal(db[name].read(), expected)
+            np.testing.assert_array_equal(db[name][1:5, ::3], expected[1:5, ::3])
+            x = np.eye(8, dtype=np.float32)
+            np.testing.assert_array_equal(db[name].encoded().matmul(x), expected.T)
+    with pytest.raises(UnsupportedError, match="begins within a block"):
+        unfuse(store, tmp_path / "y.zarr")
+
+
 # Other leaves
 
 
@@ -504,6 +522,18 @@ def test_a_file_name_in_the_index_does_not_lead_elsewhere(path: str, tmp_path: P
         unfuse(tmp_path / "b", tmp_path / "c")
 
 
+def test_a_file_of_something_else_is_not_overwritten_by_the_index(tmp_path: Path) -> None:
+    source = write(tmp_path / "a", small(), shards=3)
+    fuse(source, tmp_path / "b")
+    save_file({"mine": np.ones(3)}, tmp_path / "b" / "adapter.safetensors")
+    index = tmp_path / "b" / "model.safetensors.index.json"
+    document = loaded(index)
+    document["metadata"]["unfused_shards"] = {BELOW: "adapter.safetensors"}
+    index.write_text(json.dumps(document))
+    with pytest.raises(MetadataError, match="unfused_shards"):
+        unfuse(tmp_path / "b", tmp_path / "c")
+
+
 def test_the_target_is_left_alone_unless_it_may_be_replaced(tmp_path: Path) -> None:
     source = write(tmp_path / "a", small())
     (tmp_path / "b").mkdir()
@@ -524,9 +554,9 @@ def test_the_target_is_left_alone_unless_it_may_be_replaced(tmp_path: Path) -> N
 
 def test_calls_that_cannot_be(tmp_path: Path) -> None:
     source = write(tmp_path / "a", small())
-    for options in ({}, {"fuse_mla_lora": True, "unfuse_mla_lora": True}):
+    for both in (False, True):
         with pytest.raises(UsageError, match="one way"):
-            wvindex.convert(source, tmp_path / "b", **options)
+            wvindex.convert(source, tmp_path / "b", fuse_mla_lora=both, unfuse_mla_lora=both)
     for inside in (source, source / "b", tmp_path):
         with pytest.raises(UsageError, match="where its source does"):
             fuse(source, inside)

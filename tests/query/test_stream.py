@@ -125,3 +125,19 @@ def test_some_rows_of_an_expert() -> None:
 def test_rows_out_of_range_are_refused() -> None:
     with pytest.raises(SelectionError):
         plain_tensor(np.ones((3, 4), np.float32)).stream(lambda first_row, values: None, rows=(1, 4))
+
+
+def test_stored_blocks_are_handed_on_before_the_values_that_they_hold() -> None:
+    raw = random_rows("Q4_K", 700, 3)
+    tensor = encoded_tensor(raw, ENCODINGS["Q4_K"])
+    known = np.zeros(100, np.bool_)
+
+    def encoded(first_row: int, blocks: NDArray[np.uint8]) -> None:
+        np.testing.assert_array_equal(blocks, raw[200 + first_row : 200 + first_row + len(blocks)])
+        known[first_row : first_row + len(blocks)] = True
+
+    def consume(first_row: int, values: NDArray[Any]) -> None:
+        assert known[first_row : first_row + len(values)].all()
+
+    tensor.stream(consume, rows=(200, 300), encoded=encoded)
+    assert known.all()

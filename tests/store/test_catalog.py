@@ -136,6 +136,7 @@ CONTRADICTIONS: list[tuple[str, Any, str]] = [
     ("arrays.fused.parts.[1].key", "scalar", "arrays.fused.parts"),
     ("arrays.fused.parts.[1].key", "upper", "arrays.fused.parts"),
     ("arrays.fused.parts.[0].exactness", "exact", r"parts.\[0\].exactness"),
+    ("arrays.odd/Name.widths", [2], "arrays.odd/Name.parts"),
     ("arrays.fused.widths", [5, 4], "arrays.fused.widths"),
     ("arrays.fused.widths", [12, 0], "arrays.fused.widths"),
     ("arrays.scalar.scale_block", [1, 1], "scale_block"),

@@ -22,7 +22,8 @@ RANKED = [name for name in names() if checkpoint(name).config.get("q_lora_rank")
 
 
 def fused_plan(name: str, *arguments: Any, **options: Any) -> Plan:
-    return plan_of(name, *arguments, **{"mla": "keep", "fused_mla_lora_proj": True} | options)
+    chosen: dict[str, Any] = {"mla": "keep", "fused_mla_lora_proj": True}
+    return plan_of(name, *arguments, **chosen | options)
 
 
 def plan_of_fused(name: str, *, called: str = SGLANG, **options: Any) -> Plan:
@@ -173,7 +174,7 @@ def test_halves_of_two_encodings_are_refused_by_both_names_unless_they_are_cast(
 
 def test_a_query_that_ends_within_a_block_of_scales_is_refused_unless_it_is_cast() -> None:
     fp8 = checkpoint("deepseek_v3-fp8")
-    changes = {}
+    changes: dict[str, Any] = {}
     for layer in range(3):
         name = QUERY.replace(".1.", f".{layer}.")
         changes |= {name: fp8.tensors[name][:96], f"{name}_scale_inv": fp8.tensors[f"{name}_scale_inv"]}

@@ -39,6 +39,14 @@ class Family:
         ``model.layers.N.``, one expert's name for its part of a stack.
     splits : mapping of str to tuple of str
         Fused projections and the standard roles whose rows they hold, in order.
+    interleaved : bool
+        Whether the rows of a fused gate and up projection alternate, and do not follow each other.
+    transposed_experts : bool
+        Whether plain stacks of experts lie [experts, in, out], as the family's module has them.
+    mxfp4_experts : bool
+        Whether stacks of experts may come as ``X_blocks`` and ``X_scales`` (see `wvindex.arch.mxfp4`).
+    sublayers : int
+        Layers here to a layer of the source; the group ``sublayer`` of a pattern in `renames` tells which.
     gguf_permuted : bool
         Whether llama.cpp's converter permutes Q and K rows for interleaved rotary embedding.
     gguf_norm_offset : float
@@ -54,6 +62,10 @@ class Family:
     renames: Sequence[tuple[str, str]] = ()
     hub_names: Sequence[tuple[str, str]] = ()
     splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    interleaved: bool = False
+    transposed_experts: bool = False
+    mxfp4_experts: bool = False
+    sublayers: int = 1
     gguf_permuted: bool = False
     gguf_norm_offset: float = 0.0
 
@@ -89,6 +101,9 @@ def decoder_config(
     head_dim = head_dim or f.integer("head_dim", hidden // heads)
     kinds = tuple(layer_types) if layer_types is not None else stated_layer_types(f, layers)
     ropes, refusals = _ropes(f, kinds, rope_head_dim or head_dim)
+    for one in ropes.values():
+        if rope_head_dim is not None and one.rotary_dim != rope_head_dim:
+            raise f.error("partial_rotary_factor", f"{rope_head_dim} rotary dimensions", one.rotary_dim)
     f.integer_or_none("vocab_size")  # if it is there it is a count
     common: dict[str, Any] = {
         "num_key_value_heads": f.integer("num_key_value_heads", heads),
@@ -145,9 +160,11 @@ def moe(f: Fields, *experts: str, width: str = "moe_intermediate_size", **specia
     )
     if routing.n_routed_experts > MAX_EXPERTS:
         raise f.error(count, f"at most {MAX_EXPERTS}", routing.n_routed_experts)
-    if routing.num_experts_per_tok > routing.n_routed_experts:
+    if routing.num_experts_per_tok > routing.n_routed_experts + routing.n_zero_experts:
         raise f.error(
-            "num_experts_per_tok", f"at most {routing.n_routed_experts}", routing.num_experts_per_tok
+            "num_experts_per_tok",
+            f"at most {routing.n_routed_experts + routing.n_zero_experts}",
+            routing.num_experts_per_tok,
         )
     if not routing.n_group or routing.n_routed_experts % routing.n_group:
         raise f.error("n_group", f"a divisor of {routing.n_routed_experts} experts", routing.n_group)

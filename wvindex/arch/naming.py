@@ -50,6 +50,11 @@ class Placement:
         Which matrix of a stack; None where the tensor holds them all, or there is no stack.
     rows : (int, int) or None
         The part of the source's matrix rows (of its values, for a vector) that belongs here; None for all.
+        Of biases that are stacked, the part of each expert's values.
+    step : int
+        Of these rows every `step`-th.
+    transposed : bool
+        Whether the source's matrices lie [in, out], and `rows` are their columns.
     permuted_heads : int or None
         Heads whose rows llama.cpp interleaved for rotary embedding; None where the order is the standard one.
     subtract : float
@@ -59,6 +64,8 @@ class Placement:
     key: str
     expert: int | None = None
     rows: tuple[int, int] | None = None
+    step: int = 1
+    transposed: bool = False
     permuted_heads: int | None = None
     subtract: float = 0.0
 
@@ -107,14 +114,24 @@ def _hub_key(info: TensorInfo, family: Family) -> str | None:
     layer, role = split_layer(name)
     if layer is None:
         return name if is_standard(name) else None
-    for pattern, replacement in _renames(family.name, tuple(family.renames)):
-        role = pattern.sub(replacement, role, count=1)
+    layer, role = _renamed(layer, role, family)
     if role in (_FUSED_EXPERTS, _STACKED_DOWN) and len(info.shape) == 3:
         return layer_key(layer, f"{role}.weight")
     module = role.rpartition(".")[0]
     key = layer_key(layer, role)
     known = is_standard(key) or _is_fused_latent(key) or module in family.splits or _EXPERT.fullmatch(role)
     return key if known else None
+
+
+def _renamed(layer: int, role: str, family: Family) -> tuple[int, str]:
+    """Give the standard name of a role, and the layer that it then is in."""
+    layer *= family.sublayers
+    for pattern, replacement in _renames(family.name, tuple(family.renames)):
+        match = pattern.match(role)
+        if match is not None:
+            role = match.expand(replacement) + role[match.end() :]
+            layer += int(match.groupdict().get("sublayer") or 0)
+    return layer, role
 
 
 def is_part_of_a_weight(info: TensorInfo, family: Family, source_format: str) -> bool:
@@ -128,7 +145,7 @@ def is_part_of_a_weight(info: TensorInfo, family: Family, source_format: str) ->
     for end in range(1, len(parts)):
         weight = replace(info, name=".".join([*parts[:end], "weight"]))
         if source_format == "gguf":
-            known = standard_key(weight.name, family.gguf_arch, tuple(family.splits)) is not None
+            known = standard_key(weight.name, family.gguf_arch, _fused(family)) is not None
         else:
             known = _hub_key(weight, family) is not None
         if known:
@@ -141,12 +158,17 @@ def _renames(family: str, renames: tuple[tuple[str, str], ...]) -> tuple[tuple[r
     return tuple((re.compile(rf"\A{pattern}", re.ASCII), replacement) for pattern, replacement in renames)
 
 
+def _fused(family: Family) -> tuple[str, ...]:
+    """Give the modules that hold several projections; any of llama.cpp's files may have such experts."""
+    return tuple(dict.fromkeys((*family.splits, _FUSED_EXPERTS)))
+
+
 def _place_gguf(info: TensorInfo, family: Family, config: ModelConfig) -> Place:
     if info.name in ROPE_TENSORS:
         return Place(use="config")
     expert = _GGUF_EXPERT.fullmatch(info.name)
     name = f"{expert[1]}_exps.{expert[3]}" if expert else info.name
-    key = standard_key(name, family.gguf_arch, tuple(family.splits))
+    key = standard_key(name, family.gguf_arch, _fused(family))
     if key is None:
         return _UNMAPPED
     if expert:
@@ -168,29 +190,39 @@ def _parts(
         return
     module, _, kind = role.rpartition(".")
     targets = LATENT_DOWN if _is_fused_latent(key) else family.splits.get(module)
-    if module in (_FUSED_EXPERTS, _STACKED_DOWN) and len(info.shape) == 3:
-        _check_orientation(info, module, config)
+    is_stack = module in (_FUSED_EXPERTS, _STACKED_DOWN) and len(info.shape) == 3
+    transposed = is_stack and not gguf and family.transposed_experts and info.encoding.is_plain
+    if is_stack:
+        _check_orientation(info, module, config, transposed=transposed)
     if module == _FUSED_EXPERTS:
         targets = EXPERT_MODULES[:2]
     if targets is None:
         permuted = _permuted_heads(module, family, config) if gguf else None
-        yield Placement(key, permuted_heads=permuted, subtract=_offset(role, family, gguf))
+        yield Placement(
+            key, permuted_heads=permuted, subtract=_offset(role, family, gguf), transposed=transposed
+        )
         return
-    for target, rows in zip(targets, _split_rows(info, targets, config), strict=True):
-        yield Placement(layer_key(layer, f"{target}.{kind}"), rows=rows)
+    values_apart = transposed or (module == _FUSED_EXPERTS and kind == "bias" and len(info.shape) == 2)
+    split = _split_rows(info, targets, config, axis=-1 if values_apart else -2)
+    step = len(targets) if family.interleaved and not gguf else 1
+    if step > 1:
+        split = [(first, split[-1][1]) for first in range(step)]
+    for target, rows in zip(targets, split, strict=True):
+        yield Placement(layer_key(layer, f"{target}.{kind}"), rows=rows, step=step, transposed=transposed)
 
 
-def _check_orientation(info: TensorInfo, module: str, config: ModelConfig) -> None:
-    """Refuse stacked experts that lie transposed, [in, out], as some families' modules hold them."""
+def _check_orientation(info: TensorInfo, module: str, config: ModelConfig, *, transposed: bool) -> None:
+    """Refuse stacked experts that lie the other way than their family's do."""
     inner = config.moe.moe_intermediate_size if config.moe else None
     expected = config.hidden_size if module == _FUSED_EXPERTS else inner
-    if info.shape[-1] != expected:
+    if info.shape[-2 if transposed else -1] != expected:
+        form = "[experts, in, out]" if transposed else "[experts, out, in]"
         raise MetadataError(
-            "stacked experts are not [experts, out, in] as the configuration has them",
+            f"stacked experts are not {form} as the configuration has them",
             file=info.file,
             tensor=info.name,
             field="hidden_size" if module == _FUSED_EXPERTS else "moe_intermediate_size",
-            expected=f"{expected} values a row",
+            expected=f"{expected} values a {'column' if transposed else 'row'}",
             found=info.shape,
         )
 
@@ -209,8 +241,10 @@ def _permuted_heads(module: str, family: Family, config: ModelConfig) -> int | N
     return heads.get(module)
 
 
-def _split_rows(info: TensorInfo, targets: tuple[str, ...], config: ModelConfig) -> list[tuple[int, int]]:
-    total = info.shape[-2] if len(info.shape) > 1 else math.prod(info.shape)
+def _split_rows(
+    info: TensorInfo, targets: tuple[str, ...], config: ModelConfig, *, axis: int
+) -> list[tuple[int, int]]:
+    total = info.shape[axis] if len(info.shape) > 1 else math.prod(info.shape)
     if targets == LATENT_DOWN:
         sizes = _latent_sizes(info, config)
     elif len(targets) == 2:

@@ -10,15 +10,22 @@ from wvindex.arch.config import ModelConfig
 from wvindex.arch.families import (
     deepseek_v2,
     deepseek_v3,
+    deepseek_v32,
     gemma2,
     gemma3,
+    glm4_moe_lite,
+    glm_moe_dsa,
+    gpt_oss,
     llama,
+    longcat_flash,
     minicpm3,
+    mistral4,
     mixtral,
     phi3,
     qwen2,
     qwen3,
     qwen3_moe,
+    youtu,
 )
 from wvindex.arch.family import Family, unknown_config
 from wvindex.arch.fields import Fields
@@ -41,7 +48,14 @@ FAMILIES: Final[tuple[Family, ...]] = tuple(
         phi3,
         deepseek_v2,
         deepseek_v3,
+        deepseek_v32,
+        glm4_moe_lite,
+        glm_moe_dsa,
+        longcat_flash,
         minicpm3,
+        mistral4,
+        youtu,
+        gpt_oss,
     )
 )
 """Every known family; the tenth-and-next is one file and one line here."""

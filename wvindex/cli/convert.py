@@ -52,7 +52,9 @@ def command(
     as_json: bool,
     as_csv: bool,
 ) -> None:
-    """Fuse latent attention's down-projections of SRC, or take them apart; write DST.
+    """Fuse or unfuse latent attention's projections.
+
+    The two down-projections of every layer become one matrix, or two again.
 
     SRC is a directory with a Hugging Face safetensors checkpoint, or a wvindex store of the kept form. DST
     will be of the same kind.

@@ -16,6 +16,7 @@ from wvindex.inspection.facts import model_facts
 from wvindex.sizes import format_size
 
 if TYPE_CHECKING:
+    from wvindex.arch.config import ModelConfig
     from wvindex.query.database import Store
     from wvindex.query.summary import Summary
     from wvindex.store.catalog import Catalog
@@ -87,7 +88,7 @@ def _print_page(db: Store, summary: Summary, refusal: WvindexError | None) -> No
             *model_facts(db.config, summary),
             *_contents(summary),
             *_labelled("note", db.notes),
-            ("runs", "yes" if refusal is None else f"no: {refusal}"),
+            ("runs", _runs(db.config) if refusal is None else f"no: {refusal}"),
         ]
     )
     emit()
@@ -96,6 +97,12 @@ def _print_page(db: Store, summary: Summary, refusal: WvindexError | None) -> No
         [(e.encoding, str(e.arrays), f"{e.parameters:,}", format_size(e.nbytes)) for e in summary.encodings],
         right=("arrays", "parameters", "size"),
     )
+
+
+def _runs(config: ModelConfig) -> str:
+    if config.index_topk is None:
+        return "yes"
+    return f"yes, up to {config.index_topk} tokens: beyond, an indexer would choose among them (index_topk)"
 
 
 def _origin(db: Store) -> Facts:

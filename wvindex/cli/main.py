@@ -21,12 +21,16 @@ COMMANDS: Final = (
     "verify",
     "stats",
     "inspect",
+    "diff",
+    "check",
+    "sql",
     "neighbors",
     "tokens",
     "describe",
-    "run",
+    "report",
     "convert",
     "export",
+    "run",
     "completion",
 )
 """Subcommands in the order in which help shows them; each is ``command`` of a module of its name."""
@@ -57,8 +61,8 @@ class CommandGroup(click.Group):
 def cli() -> None:
     """Turn model checkpoints into weight databases, and look into either.
 
-    Exit codes: 0 success, 1 faults found, 2 a call that cannot be, 3 what cannot be read or written,
-    4 input that is readable but not supported, 130 interrupted.
+    Exit codes: 0 success, 1 faults or differences found, 2 a call that cannot be, 3 what cannot be read or
+    written, 4 input that is readable but not supported, 130 interrupted.
     """
 
 

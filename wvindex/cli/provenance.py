@@ -25,6 +25,9 @@ EXACTNESS: Final = {
 
 TRANSFORMS: Final = {
     "split": "a part of a fused tensor",
+    "deinterleave": "every other row (of biases, value) of a fused tensor",
+    "transpose": "each expert's matrix turned: the source has (experts, in, out)",
+    "join_mxfp4": "MXFP4's codes and exponents, which the source has in two tensors, joined to GGML's blocks",
     "permute": "rows of each head reordered for half-split rotation",
     "stack": "experts stacked",
     "cast": "converted to another encoding",

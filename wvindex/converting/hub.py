@@ -13,6 +13,7 @@ from wvindex.build_guards import GENERATOR
 from wvindex.building import Progress
 from wvindex.converting.documents import (
     CONFIG,
+    MOVED,
     QUANTIZATION_FILES,
     encoded,
     moved_to,
@@ -21,23 +22,24 @@ from wvindex.converting.documents import (
     rewritten_quantization,
     widths_of,
 )
-from wvindex.converting.files import SourceFile, all_files, identities, left_out
+from wvindex.converting.files import all_files, identities, left_out
 from wvindex.converting.leaves import LeafPlanner, OutTensor
 from wvindex.converting.modules import ModuleNames
 from wvindex.converting.pairs import Attention, attentions, require_form
 from wvindex.converting.plan import Conversion, Edit, OnProgress, Request, Unit
 from wvindex.converting.shards import arranged, file_contents
 from wvindex.converting.staged import Constant, Content, StagedDirectory, require_checkpoint, require_place
-from wvindex.errors import UnsafePath
+from wvindex.errors import MetadataError, UnsafePath
 from wvindex.limits import MAX_JSON_BYTES, PROCESS_BYTES
-from wvindex.sources.files import is_directory, list_names, read_beside
+from wvindex.sources.files import OpenFiles, is_directory, list_names, read_beside
 from wvindex.sources.safetensors import SafetensorsSource
+from wvindex.sources.safetensors_header import read_header
 from wvindex.sources.safetensors_index import INDEX_SUFFIX, SUFFIX
 from wvindex.sources.strict_json import parse_object
 from wvindex.sources.unchanged import require_unchanged
 from wvindex.store.reader import is_store
 from wvindex.store.staging import SOURCES
-from wvindex.transform.scales import attach_scales
+from wvindex.transform.scales import ScaledTensors, attach_scales
 
 KIND: Final = "safetensors"
 
@@ -89,6 +91,7 @@ class HubConversion:
         self._contents: dict[str, list[Content]] = {}
         self._edits: list[Edit] = []
         self._units: list[Unit] = []
+        self._emptied: dict[str, Mapping[str, str] | None] = {}
         widths = widths_of(source)
         self._attentions = require_form(attentions(source.tensors()), request.direction)
         leaves = LeafPlanner(source, widths, self._scales(), request.allow_requant)
@@ -147,7 +150,7 @@ class HubConversion:
             "plan_sha256": digest.hexdigest(),
         }
 
-    def _scales(self) -> Any:
+    def _scales(self) -> ScaledTensors:
         """Pair FP8 codes with their scales, which must be sound where they are fused or parted."""
         scaled, refused = attach_scales(self._source)
         for one in self._attentions:
@@ -174,7 +177,6 @@ class HubConversion:
         self._write_shards(replaced, added)
         if name is not None:
             total = sum(unit.nbytes for unit in self._units)
-            remembered = {**remembered} if name is not None else {}
             document, edits = rewritten_index(index, index_names, remembered, total, name)
             self._contents[name] = [Constant(encoded(document))]
             self._edits += edits
@@ -220,8 +222,13 @@ class HubConversion:
             self._unit("split", (fused.name,), [query, below], home)
 
     def _member(self, name: str) -> str:
-        """Refuse a file name, found in an index, that is not one of a plain file beside it."""
-        if name not in self._source.headers and ("/" in name or not name.endswith(SUFFIX) or "\\" in name):
+        """Refuse a file name, found in an index, that is not one of a file for tensors beside it.
+
+        A file that was left without tensors when they were fused is in no index; any other stays what it is.
+        """
+        if name in self._source.headers or name in self._emptied:
+            return name
+        if "/" in name or not name.endswith(SUFFIX) or "\\" in name:
             raise UnsafePath(
                 "a file name leads out of the checkpoint's directory",
                 file=self._directory,
@@ -229,7 +236,25 @@ class HubConversion:
                 expected=f"a name that ends in {SUFFIX}",
                 found=name,
             )
+        self._emptied[name] = self._metadata_of_empty(name)
         return name
+
+    def _metadata_of_empty(self, name: str) -> Mapping[str, str] | None:
+        """Give the metadata of a file without tensors; of one that is not there, those of the others."""
+        found = self._files.get(name)
+        if found is None:
+            return next(iter(self._source.headers.values())).metadata
+        with OpenFiles() as files:
+            header = read_header(files, found.path, files.add(found.path, found.real).st_size)
+        if header.tensors:
+            raise MetadataError(
+                "the index sends tensors back to a file that is not the checkpoint's",
+                file=found.path,
+                field=f"metadata.{MOVED}",
+                expected="a file without tensors, or of the index",
+                found=f"{len(header.tensors)} tensors",
+            )
+        return header.metadata
 
     def _write_shards(
         self, replaced: Mapping[str, Sequence[OutTensor]], added: Mapping[str, Sequence[OutTensor]]
@@ -251,8 +276,7 @@ class HubConversion:
                 continue
             tensors = arranged(self._source, header.tensors, replaced, added.get(file, ()))
             self._contents[file] = file_contents(tensors, header.metadata)
-        for file in added.keys() - self._source.headers.keys():
-            metadata = next(iter(self._source.headers.values())).metadata
+        for file, metadata in sorted(self._emptied.items()):
             self._contents[file] = file_contents(arranged(self._source, (), {}, added[file]), metadata)
 
     def _unit(self, operation: Any, inputs: tuple[str, ...], made: Sequence[OutTensor], file: str) -> None:
@@ -298,6 +322,3 @@ class HubConversion:
         notes = [f"{name} holds weights that no index lists: they stay as they are" for name in weights]
         notes += [f"{name} is not carried over" for name in left_out(self._directory)]
         return tuple(notes)
-
-
-__all__ = ["KIND", "HubConversion", "SourceFile", "claims", "planned"]

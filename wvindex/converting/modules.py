@@ -8,7 +8,7 @@ them are looked at, whatever they are called.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
@@ -160,9 +160,3 @@ def _matches(entry: str, module: str) -> bool:
     if _GLOB.intersection(entry):
         return fnmatchcase(module, entry)
     return f".{entry}." in f".{module}."
-
-
-def quantization(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Give a configuration's ``quantization_config``; None where there is none."""
-    found = config.get("quantization_config")
-    return found if isinstance(found, Mapping) else None

@@ -52,6 +52,9 @@ def _attention(config: ModelConfig) -> Facts:
             yield "" if position else "rotary", f"{name}: {text}"
     if config.attention_scale is not None:
         yield "scale", f"{config.attention_scale:.6g}"
+    if config.attn_temperature_scale:
+        every = f"every {config.attn_temperature_length} tokens"
+        yield "", f"queries sharpen {every}, by {config.attn_temperature_scale:g} of the logarithm"
 
 
 def latent_text(mla: MLA, form: str) -> str:
@@ -78,10 +81,13 @@ def experts_text(moe: MoE) -> str:
     """Say how many experts there are."""
     shared = f"; {moe.n_shared_experts} shared" if moe.n_shared_experts else ""
     counts = f"{moe.n_routed_experts} routed, {moe.num_experts_per_tok} a token{shared}"
-    return f"{counts}; {moe.moe_intermediate_size} wide"
+    zero = f"; {moe.n_zero_experts} without weights" if moe.n_zero_experts else ""
+    clamped = f", SwiGLU clamped at {moe.swiglu_limit:g}" if moe.swiglu_limit is not None else ""
+    return f"{counts}{zero}; {moe.moe_intermediate_size} wide{clamped}"
 
 
 def routing_text(moe: MoE) -> str:
     """Say how experts are chosen."""
     groups = f", {moe.topk_group} of {moe.n_group} groups" if moe.n_group > 1 else ""
-    return f"{moe.scoring_func}, {moe.topk_method}{groups}"
+    beside = "; beside the MLP, added a layer later" if moe.shortcut else ""
+    return f"{moe.scoring_func}, {moe.topk_method}{groups}{beside}"

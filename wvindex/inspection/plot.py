@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wvindex.errors import UsageError
-from wvindex.inspection.kernels import bins_kernel
+from wvindex.inspection.digit_kernels import bins_kernel
 from wvindex.inspection.scan import Parts
 from wvindex.query.lazy import Tensor
 from wvindex.query.stream import Values

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from wvindex.arch.config import ModelConfig
 from wvindex.errors import UnsupportedTokenizer, UsageError
 from wvindex.formats.arrays import ArraySpec, RowReader
+from wvindex.formats.ledger import LedgerEntry
 from wvindex.limits import MAX_JSON_BYTES
 from wvindex.query.extensions import extension
 from wvindex.query.handle import Handle
@@ -62,6 +63,8 @@ class Store(Mapping[str, Tensor]):
         Gives what tells it from another one at its path.
     notes : tuple of str
         What is odd about a bare checkpoint's files, though valid.
+    ledger : tuple of LedgerEntry
+        Where the source's tensors are; the catalog's, where there is one.
 
     Attributes
     ----------
@@ -82,9 +85,11 @@ class Store(Mapping[str, Tensor]):
         reopen: Callable[[], Store] | None = None,
         identity: Callable[[], str] | None = None,
         notes: tuple[str, ...] = (),
+        ledger: tuple[LedgerEntry, ...] = (),
     ) -> None:
         self.path = path
         self.notes = notes
+        self.ledger = catalog.ledger if catalog is not None else ledger
         self.config = config
         self.catalog = catalog
         self.stats = stats
@@ -191,6 +196,22 @@ class Store(Mapping[str, Tensor]):
             If `layer` is none of these.
         """
         return [self._tensor(target) for target in self._names.select(pattern, layer=layer, role=role)]
+
+    def frame(
+        self,
+        table: str = "tensors",
+        kind: Literal["auto", "arrow", "pandas"] = "auto",
+        *,
+        keep: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Any:
+        """Give a whole table of `wvindex.sql` as a ``pyarrow.Table`` or a ``pandas.DataFrame``.
+
+        Parameters and errors are those of `wvindex.frame`: tables are ``tensors``, ``spectra``, ``layers``,
+        ``roles``, ``heads``, ``experts``, ``features``, ``channels``, ``rows``, ``stores``, ``config``,
+        ``aliases``, ``sources``.
+        """
+        return extension("frame")(self, table, kind, keep=keep, progress=progress)
 
     def neighbors(
         self,

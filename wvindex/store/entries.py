@@ -180,6 +180,8 @@ def _check_parts(spec: ArraySpec) -> None:
         raise Mismatch(f"none, or {count} names", len(spec.part_aliases), ("part_aliases",))
     if not spec.parts and not spec.widths:
         return
+    if len(spec.shape) > 2:
+        raise Mismatch("a matrix or a vector", spec.shape, ("parts",))
     ends = [0, *(part.rows[1] for part in spec.parts)]
     if [part.rows[0] for part in spec.parts] != ends[:-1] or ends[-1] != count or ends != sorted(set(ends)):
         found = [part.rows for part in spec.parts]

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 from wvindex.arch.config import ModelConfig
 from wvindex.arch.family import Family
 from wvindex.arch.keys import layer_key, split_layer
+from wvindex.arch.mxfp4 import packed_pairs
 from wvindex.arch.naming import is_part_of_a_weight, place
 from wvindex.arch.registry import identify
 from wvindex.errors import DuplicateName, UsageError, WvindexError
@@ -20,10 +21,11 @@ from wvindex.formats.ledger import IN_CONFIG, SCALES, LedgerEntry
 from wvindex.limits import PROCESS_BYTES
 from wvindex.sizes import format_size
 from wvindex.sources.base import Source, TensorInfo
-from wvindex.transform.assemble import Contribution, Target, assemble
+from wvindex.transform.assemble import Target, assemble
 from wvindex.transform.claims import contradictions
 from wvindex.transform.fuse import fused_layer, no_fused_form
 from wvindex.transform.mla_plan import FACTORS, MlaLayer, absorb_layer, stitched_layer, unabsorbed
+from wvindex.transform.pieces import Contribution
 from wvindex.transform.product import LatestFactor
 from wvindex.transform.rows import Rows
 from wvindex.transform.scales import attach_scales
@@ -252,12 +254,16 @@ class _Planner:
         """Group what the tensors hold by the array that it belongs to."""
         targets: dict[str, Target] = {}
         scaled, refused = attach_scales(self.source)
-        for tensor, error in refused.items():
+        pairs, unpaired = packed_pairs(self.source, self.family)
+        for tensor, error in (*refused.items(), *unpaired.items()):
             self.refusals.append(Refusal(tensor, error))
-        for info in self.source.tensors():
-            if info.name in scaled.scales_of:
-                self.reasons[info.name] = SCALES
+        scales_of = {**scaled.scales_of, **{pair.exponents.name: name for name, pair in pairs.items()}}
+        for found in self.source.tensors():
+            if found.name in scales_of:
+                self.reasons[found.name] = SCALES
                 continue
+            pair = pairs.get(found.name)
+            info = found if pair is None else pair.weight
             try:
                 placed = place(info, self.family, self.config, self.source.format)
             except WvindexError as error:
@@ -270,8 +276,10 @@ class _Planner:
                 target.contributions.append(Contribution(info, None, scaled.of.get(info.name)))
             for placement in placed.placements:
                 target = targets.setdefault(placement.key, Target())
-                target.contributions.append(Contribution(info, placement, scaled.of.get(info.name)))
-        for name, owner in scaled.scales_of.items():
+                exponents = None if pair is None else pair.exponents
+                contribution = Contribution(info, placement, scaled.of.get(info.name), exponents)
+                target.contributions.append(contribution)
+        for name, owner in scales_of.items():
             self.holders[name] = self.holders[owner]  # one list: scales go where their codes go
         return targets
 

@@ -29,6 +29,7 @@ from wvindex.store.reader import ChunkReader
 from wvindex.verifying.absorbed import Factors, compare_absorbed, compare_joined
 from wvindex.verifying.comparing import Comparison, compare_rows
 from wvindex.verifying.derived import check_derived
+from wvindex.verifying.experts import LAID_OUT, compare_experts
 from wvindex.verifying.formulas import ABSORBED, JOINED, Unexplained, Unfit, recipe_of
 from wvindex.verifying.kept_files import check_kept, check_tokenizer
 from wvindex.verifying.ledger import check_accounting
@@ -143,6 +144,8 @@ class _SourceCheck:
             return compare_absorbed(spec, stored, factors)
         if JOINED in spec.transforms:
             return compare_joined(spec, stored, self._config, self._witness, self._fp8)
+        if LAID_OUT.intersection(spec.transforms):
+            return compare_experts(spec, stored, self._witness, self._fp8)
         recipe = recipe_of(spec, self._config, self._witness.tensors)
         if spec.exactness in ("bit", "reordered"):
             for tensor in recipe.sources:
