@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from safetensors.numpy import save_file
 
 import wvindex
 from tests.exporting.reading import hub_tensors
+from tests.support import mxfp4
 from tests.support.checkpoints import checkpoint, names
 from tests.support.fused import fused_checkpoint
 from tests.support.safetensors_writer import write_safetensors
 from tests.support.sealing import edit, seal
 from tests.support.stores import Stores, require_same_store
 from tests.support.trees import contents
-from wvindex.errors import WvindexError
+from wvindex.errors import UnsupportedError, WvindexError
 
 SHARDED = ("llama-linear", "mixtral", "phi3", "deepseek_v3-fp8")
 
@@ -51,6 +53,24 @@ def test_stacks_come_back(name: str, experts: Any, stores: Stores, tmp_path: Pat
     source = stores.safetensors(name, experts=experts)
     out = wvindex.export(stores.build(source, mla="keep"), tmp_path / "out", format="safetensors")
     assert contents(out) == contents(source)
+
+
+def test_stacks_that_lie_turned_come_back(tmp_path: Path) -> None:
+    """GPT-OSS as it is fine-tuned: experts [in, out] in bfloat16, gate and up rows in turns."""
+    packed = checkpoint("gpt_oss")
+    plain = replace(packed, tensors=mxfp4.unpacked(packed.tensors, ml_dtypes.bfloat16))
+    source = write_safetensors(plain, tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    del config["quantization_config"]
+    (source / "config.json").write_text(json.dumps(config))
+    store = wvindex.build(source, tmp_path / "store.zarr")
+    assert contents(wvindex.export(store, tmp_path / "out", format="safetensors")) == contents(source)
+
+
+def test_packed_experts_that_were_decoded_are_refused(stores: Stores, tmp_path: Path) -> None:
+    store = wvindex.build(stores.safetensors("gpt_oss"), tmp_path / "store.zarr", dtype="bfloat16")
+    with pytest.raises(UnsupportedError, match="nothing here packs them again"):
+        wvindex.export(store, tmp_path / "out", format="safetensors")
 
 
 @pytest.mark.parametrize("name", ["deepseek_v2_lite", "deepseek_v3"])

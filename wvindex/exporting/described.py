@@ -21,7 +21,7 @@ from wvindex.sources.base import FileFingerprint, TensorInfo, TokenizerData
 _TOLERANCE: Final = 1e-6
 """How far floats may move: GGUF has them in float32."""
 
-_NOT_COMPARED: Final = ("model_type", "attention_form", "refuses_to_run", "max_position_embeddings")
+_NOT_COMPARED: Final = ("model_type", "family", "attention_form", "refuses_to_run", "max_position_embeddings")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ _GATING: Final = {"softmax": 1, "sigmoid": 2}
 _SLIDING: Final = "sliding_attention"
 _CONTEXT: Final = "original_max_position_embeddings"
 
-_WINDOWED: Final = ("gemma2", "gemma3", "phi3")
+_WINDOWED: Final = ("gemma2", "gemma3", "phi3", "gpt_oss")
 """Families in which llama.cpp heeds a sliding window; it reads the key in no other."""
 
 Values = dict[str, Any]
@@ -122,7 +122,7 @@ def _rope(held: Held) -> Values:
 def _routing(held: Held) -> Values:
     moe: MoE | None = held.config.moe
     if moe is None:
-        return {}
+        return _dense(held.config) if held.config.mla is not None else {}
     grouped = moe.n_group > 1 or held.config.mla is not None
     layers = [layer for spec in held.specs if (layer := _routed_layer(spec.key)) is not None]
     return {
@@ -136,6 +136,15 @@ def _routing(held: Held) -> Values:
         "expert_group_count": moe.n_group if grouped else None,
         "expert_group_used_count": moe.topk_group if grouped else None,
         "expert_gating_func": _GATING[moe.scoring_func],
+    }
+
+
+def _dense(config: ModelConfig) -> Values:
+    """Give what llama.cpp's one architecture for latent attention wants to know of a model without experts."""
+    return {
+        "leading_dense_block_count": config.num_hidden_layers,
+        "expert_feed_forward_length": config.intermediate_size,
+        "expert_shared_count": 0,
     }
 
 

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from wvindex.arch.family import Family
-from wvindex.arch.keys import fused_gguf_name, gguf_name, layer_key, split_layer
+from wvindex.arch.keys import EXPERT_MODULES, fused_gguf_name, gguf_name, layer_key, split_layer
 from wvindex.arch.naming import place
 from wvindex.converting.stores import StoredRows
 from wvindex.errors import UnsupportedError, WvindexError
@@ -44,8 +44,8 @@ _ROUTER: Final = "mlp.gate"
 def gguf_tensors(held: Held, storage: Encoding | None) -> Iterator[OutTensor | Refused]:
     """Give every tensor under the name that llama.cpp knows it by.
 
-    Vectors and routers are widened to float32, which llama.cpp asks of them. Each name is read back, as a
-    build would, before it is given.
+    Vectors, biases and routers are widened to float32, which llama.cpp asks of them. Each name is read back,
+    as a build would, before it is given.
     """
     family = held.family
     if family is None:
@@ -95,7 +95,8 @@ def _named(held: Held, family: Family, rows: StoredRows) -> Iterator[OutTensor]:
     key, shape = rows.spec.key, rows.spec.shape
     layer, role = split_layer(key)
     module, _, kind = role.rpartition(".")
-    fused = next((name for name, parts in family.splits.items() if module in parts), None)
+    is_fused = layer is not None and module not in EXPERT_MODULES
+    fused = next((name for name, parts in family.splits.items() if is_fused and module in parts), None)
     if fused is not None and layer is not None:
         if module == family.splits[fused][0]:
             yield _fused(held, family, layer, fused, kind)
@@ -167,13 +168,13 @@ def _as_gguf_has_it(held: Held, family: Family, rows: StoredRows) -> Rows:
     if order is not None:
         back = in_standard_order(order)
         result = OrderedRows(rows, back) if len(shape) > 1 else OrderedVector(rows, back)
-    result = _widened(result, shape, router=module == _ROUTER)
+    result = _widened(result, shape, wanted=module == _ROUTER or role.endswith(".bias"))
     return plus_one(result) if family.gguf_norm_offset and role.endswith("norm.weight") else result
 
 
-def _widened(rows: Rows, shape: tuple[int, ...], *, router: bool = False) -> Rows:
+def _widened(rows: Rows, shape: tuple[int, ...], *, wanted: bool = False) -> Rows:
     is_float = rows.encoding.name in FLOAT_ENCODINGS and rows.encoding.name not in ("F32", "F64")
-    return Cast(rows, F32) if is_float and (len(shape) < 2 or router) else rows
+    return Cast(rows, F32) if is_float and (wanted or len(shape) < 2) else rows
 
 
 def _checked(

@@ -7,14 +7,16 @@ their stacks, parts fused, 1 added to norms, K's and V's factors split.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from wvindex.arch.keys import split_layer
+from wvindex.arch.keys import EXPERT_MODULES, split_layer
+from wvindex.arch.mxfp4 import CODES, EXPONENTS, MXFP4
 from wvindex.arch.naming import Placement, place
 from wvindex.errors import UnsupportedError, WvindexError
+from wvindex.exporting.experts import PackedPart, SideBySide, Woven
 from wvindex.exporting.held import Held
 from wvindex.exporting.rows import (
     Bytes,
@@ -34,6 +36,7 @@ from wvindex.formats.ledger import IN_CONFIG, SCALES, LedgerEntry
 from wvindex.sources.base import TensorInfo
 from wvindex.sources.gguf_kept import KeptGGUF
 from wvindex.transform.combine import Concat
+from wvindex.transform.experts import Turned
 from wvindex.transform.mla import q_order
 from wvindex.transform.rope import unpermuted_heads
 from wvindex.transform.rows import Rows
@@ -80,11 +83,37 @@ class _Restorer:
     def _kept(self) -> KeptGGUF | None:
         return self._held.gguf()
 
+    def _packed_part(self, entry: LedgerEntry) -> Rows | None:
+        """Give codes or exponents of experts in MXFP4; None for any other tensor."""
+        family = self._held.family
+        if family is None or not family.mxfp4_experts or self._held.source_format == "gguf":
+            return None
+        is_codes = entry.tensor.endswith(CODES) and entry.encoding == "U8"
+        name = entry.tensor if is_codes else entry.tensor.removesuffix(EXPONENTS) + CODES
+        line = self._lines.get(name)
+        if line is None or not (is_codes or entry.reason == SCALES) or len(line.shape) != 4:
+            return None
+        *outer, blocks, _ = line.shape
+        info = replace(info_of(line), shape=(*outer, blocks * MXFP4.block_size), encoding=MXFP4)
+        rows = _weights(self._held, info)
+        if rows.encoding != MXFP4:
+            raise UnsupportedError(
+                "the store has these experts decoded, and nothing here packs them again",
+                file=self._held.name,
+                tensor=entry.tensor,
+                expected=MXFP4.name,
+                found=rows.encoding.name,
+            )
+        return PackedPart(rows, "codes" if is_codes else "exponents")
+
     def tensor(self, entry: LedgerEntry) -> OutTensor | None:
         """Give a tensor by its line in the ledger; None for scales whose codes are decoded."""
         owner = entry.tensor.removesuffix(SUFFIX) if entry.reason == SCALES else ""
-        if entry.reason == IN_CONFIG:
-            rows: Rows | None = self._kept_rows(entry)
+        rows: Rows | None = self._packed_part(entry)
+        if rows is not None:
+            owner = ""
+        elif entry.reason == IN_CONFIG:
+            rows = self._kept_rows(entry)
         elif owner:
             rows = self._scales(entry, owner)
         else:
@@ -130,15 +159,49 @@ def _weights(held: Held, info: TensorInfo) -> Rows:
     placed = place(info, held.family, held.config, held.source_format)
     if placed.use == "unmapped":
         return _array(held, info.name, info.name)
-    vectors = len(info.shape) < 2
-    if len(placed.placements) > 1 and len(info.shape) == 3:
-        stacks = [_array(held, placement.key, info.name) for placement in placed.placements]
-        parts = [_expert(held, stack, expert, info) for expert in range(info.shape[0]) for stack in stacks]
-        _require_one_encoding(parts, info)
-        return Concat(parts, stacked=False)
-    parts = [_placed(held, placement, info) for placement in placed.placements]
+    placements = placed.placements
+    if any(one.transposed or one.step > 1 for one in placements) or (
+        len(placements) > 1 and (len(info.shape) == 3 or _is_stack(placements[0]))
+    ):
+        return _stacks(held, placements, info)
+    parts = [_placed(held, placement, info) for placement in placements]
     _require_one_encoding(parts, info)
-    return joined(parts, vectors=vectors)
+    return joined(parts, vectors=len(info.shape) < 2)
+
+
+def _is_stack(placement: Placement) -> bool:
+    """Whether a placement is in biases of experts, an expert a row."""
+    module = split_layer(placement.key)[1].rpartition(".")[0]
+    return module in EXPERT_MODULES and placement.key.endswith(".bias")
+
+
+def _stacks(held: Held, placements: Sequence[Placement], info: TensorInfo) -> Rows:
+    """Give stacks of experts as one tensor: one under another, woven, turned, or side by side."""
+    stacks = [_array(held, placement.key, info.name) for placement in placements]
+    _require_one_encoding(stacks, info)
+    first = placements[0]
+    if _is_stack(first) and first.rows is not None:
+        columns = tuple(range(*one.rows, one.step) for one in placements if one.rows is not None)
+        if [len(one) for one in columns] != [stack.row_values for stack in stacks]:
+            raise contradiction(info.name, held.name, [len(one) for one in columns], info.shape)
+        return SideBySide(tuple(stacks), columns)
+    whole: Rows
+    if first.step > 1:
+        if len({stack.n_rows for stack in stacks}) > 1 or len(stacks) != first.step:
+            raise contradiction(info.name, held.name, f"{first.step} stacks of one size", len(stacks))
+        whole = Woven(tuple(stacks))
+    elif len(stacks) > 1:
+        parts = [_expert(held, stack, expert, info) for expert in range(info.shape[0]) for stack in stacks]
+        whole = Concat(parts, stacked=False)
+    else:
+        whole = stacks[0]
+    if not first.transposed:
+        return whole
+    if not whole.encoding.is_plain:
+        raise UnsupportedError(
+            "packed rows cannot be turned; give a dtype", tensor=info.name, found=whole.encoding.name
+        )
+    return Turned(whole)
 
 
 def _expert(held: Held, stack: Rows, expert: int, info: TensorInfo) -> Rows:
