@@ -220,6 +220,7 @@ class TestAChangedSource:
         assert kinds == [
             ("source_changed", None),
             ("source_changed", None),
+            ("source_file", None),
             ("ledger", "other"),
             ("source_tensor", "model.layers.0.input_layernorm.weight"),
             ("source_bytes", "model.norm.weight"),
@@ -230,7 +231,8 @@ class TestAChangedSource:
         source, store = deepseek
         copy = Path(shutil.copytree(source, tmp_path / "copy"))
         edit(copy / "config.json", lambda config: config.update(rms_norm_eps=0.5))
-        recorded, derived = verify(store, copy).faults
+        recorded, derived, kept = verify(store, copy).faults
+        assert (kept.kind, kept.path) == ("source_file", "source/config.json")
         assert (recorded.kind, recorded.expected) == ("source_config", "rms_norm_eps: 0.5")
         assert (derived.kind, derived.expected) == ("source_catalog", "config.rms_norm_eps: 0.5")
 

@@ -34,6 +34,9 @@ class Family:
         Completes, in place, the hub form made from GGUF metadata.
     renames : sequence of (pattern, replacement)
         Regular expressions on the part of a Hugging Face name after ``model.layers.N.``.
+    hub_names : sequence of (pattern, replacement)
+        What undoes `renames`: regular expressions on the part of a standard name after
+        ``model.layers.N.``, one expert's name for its part of a stack.
     splits : mapping of str to tuple of str
         Fused projections and the standard roles whose rows they hold, in order.
     interleaved : bool
@@ -57,6 +60,7 @@ class Family:
     gguf_claims: Callable[[RawMetadata], bool] = lambda metadata: True
     gguf_fields: Callable[[HubForm, RawMetadata], None] | None = None
     renames: Sequence[tuple[str, str]] = ()
+    hub_names: Sequence[tuple[str, str]] = ()
     splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     interleaved: bool = False
     transposed_experts: bool = False

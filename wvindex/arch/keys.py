@@ -97,6 +97,14 @@ def gguf_name(key: str, arch: str) -> str | None:
     return f"blk.{layer}.{name}" if name else None
 
 
+def fused_gguf_name(key: str, arch: str) -> str | None:
+    """Give GGUF's name of a tensor of a fused module (``self_attn.qkv_proj``); None where it has none."""
+    layer, role = split_layer(key)
+    module, _, kind = role.rpartition(".")
+    name = _module_names(arch).get(f"model.layers.0.{module}")
+    return f"blk.{layer}.{name.removeprefix('blk.0.')}.{kind}" if name and layer is not None else None
+
+
 def standard_key(name: str, arch: str, fused: tuple[str, ...] = ()) -> str | None:
     """Give the standard key of a GGUF tensor, or None where no rule maps it.
 

@@ -113,8 +113,8 @@ def _origin(db: Store) -> Facts:
     yield "path", f"{db.path} (a store, format {catalog.format}, written by {catalog.generator})"
     yield from _labelled("source", [f"{f.name}, {format_size(f.size)}" for f in catalog.sources])
     yield "built with", _build_options(catalog)
-    if catalog.files:
-        yield "tokenizer", ", ".join(catalog.files)
+    if catalog.tokenizer_files:
+        yield "tokenizer", ", ".join(catalog.tokenizer_files)
 
 
 def _build_options(catalog: Catalog) -> str:

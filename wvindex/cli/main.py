@@ -29,6 +29,7 @@ COMMANDS: Final = (
     "describe",
     "report",
     "convert",
+    "export",
     "run",
     "completion",
 )

@@ -140,8 +140,8 @@ def align(a: Store, b: Store) -> Alignment:
     """Find which tensors are the same ones: those of one standard key, and what stands under another form.
 
     A head that one side has and the other ties to its embedding is compared with the embedding; parts of what
-    one side fuses, with arrays of their own; stacked experts likewise; factors of latent attention that one side keeps, by their product, with
-    the dense arrays of the other.
+    one side fuses, with arrays of their own; stacked experts likewise; factors of latent attention that one
+    side keeps, by their product, with the dense arrays of the other.
     """
     return _Aligning(a, b).result()
 

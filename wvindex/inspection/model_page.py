@@ -290,7 +290,7 @@ def _built(db: Store) -> Mapping[str, Any] | None:
 
 
 def _tokenizer(db: Store) -> TokenizerFacts:
-    files = db.catalog.files if db.catalog else ()
+    files = db.catalog.tokenizer_files if db.catalog else ()
     try:
         found = db.tokenizer
     except WvindexError as error:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from wvindex.formats.ledger import LedgerEntry
+from wvindex.formats.ledger import SCALES, LedgerEntry
 from wvindex.sources.base import TensorInfo
 
 
@@ -48,7 +48,7 @@ class Accounts:
                 encoding=info.encoding.name,
                 shape=info.shape,
                 keys=tuple(keys.get(self.scales_of.get(info.name, info.name), ())),
-                reason="scales" if info.name in self.scales_of else self.reasons.get(info.name),
+                reason=SCALES if info.name in self.scales_of else self.reasons.get(info.name),
             )
             for info in self.tensors
         )

@@ -18,7 +18,7 @@ from wvindex.arch.registry import identify
 from wvindex.errors import DuplicateName, UsageError, WvindexError
 from wvindex.formats.arrays import ArraySpec
 from wvindex.formats.encodings import BF16, ENCODINGS, F16, F32, FLOAT_ENCODINGS, Encoding
-from wvindex.formats.ledger import LedgerEntry
+from wvindex.formats.ledger import IN_CONFIG, LedgerEntry
 from wvindex.limits import PROCESS_BYTES
 from wvindex.sizes import format_size
 from wvindex.sources.base import Source
@@ -278,7 +278,7 @@ class _Planner:
                 self.refusals.append(Refusal(info.name, error))
                 continue
             if placed.use == "config":
-                self.accounts.reasons[info.name] = "config.rope"
+                self.accounts.reasons[info.name] = IN_CONFIG
             elif placed.use == "unmapped":
                 target = targets.get(info.name) or targets.setdefault(info.name, Target(mapped=False))
                 target.contributions.append(Contribution(info, None, scaled.of.get(info.name)))
