@@ -245,7 +245,8 @@ def test_what_the_system_refuses_is_no_fault_that_verify_found(
         (["diff", EXAMPLE], "Missing argument 'B' (see wvindex diff --help)"),
         (
             ["completion"],
-            "Missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish (see wvindex completion --help)",
+            "Missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish "
+            "(see wvindex completion --help)",
         ),
     ],
 )

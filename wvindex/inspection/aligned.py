@@ -105,6 +105,11 @@ class Alignment:
     unlike: tuple[tuple[Tensor, Tensor], ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing on either side."""
+        return not (self.pairs or self.missing or self.extra or self.unlike)
+
     def chosen(self, a: set[str], b: set[str]) -> Alignment:
         """Give what a selection means: keys that were chosen on either side, experts of stacks too."""
         keys = a | b
@@ -140,8 +145,8 @@ def align(a: Store, b: Store) -> Alignment:
     """Find which tensors are the same ones: those of one standard key, and what stands under another form.
 
     A head that one side has and the other ties to its embedding is compared with the embedding; parts of what
-    one side fuses, with arrays of their own; stacked experts likewise; factors of latent attention that one side keeps, by their product, with
-    the dense arrays of the other.
+    one side fuses, with arrays of their own; stacked experts likewise; factors of latent attention that one
+    side keeps, by their product, with the dense arrays of the other.
     """
     return _Aligning(a, b).result()
 
