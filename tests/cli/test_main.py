@@ -264,7 +264,7 @@ def test_without_arguments_there_is_help() -> None:
     assert result.stderr.startswith("Usage: wvindex")
 
 
-SAID = {
+SAID: dict[str, tuple[list[object], int]] = {
     "a note on success": (["ls", EXAMPLE, "no such tensor"], 0),
     "a hint beside findings": (["check", REPO_GOLDEN / "type-zoo.gguf"], 0),
     "an error": (["stats", "/nowhere/to/be/found"], 3),
