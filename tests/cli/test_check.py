@@ -115,12 +115,36 @@ def test_a_rule_is_explained_without_a_path() -> None:
     assert " ".join(text.split()) == RULES[0].help
 
 
+def test_a_group_is_explained_by_its_rules() -> None:
+    title, blank, *lines = succeed("check", "--explain", "wv2").splitlines()
+    assert (title, blank) == ("WV2xx: Scales", "")
+    rules = [rule for rule in RULES if rule.id.startswith("WV2")]
+    assert [line.split()[:3] for line in lines] == [[rule.id, rule.severity, rule.name] for rule in rules]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        (["nomatch"], "selection"),
+        (["--layer", "99"], "selection"),
+        (["*.weight", "--layer", "50:60"], "selection"),
+        (["--rule", "WV1", "--ignore", "WV1"], "usage"),
+        (["--rule", "WV203", "--ignore", "lost-scales"], "usage"),
+    ],
+)
+def test_what_nothing_matches_does_not_pass_for_healthy(options: list[str], kind: str) -> None:
+    result = invoke("check", EXAMPLE, *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error[{kind}]: nothing matches")
+    assert result.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "options",
     [
         ["--rule", "WV999"],
         ["--ignore", "x"],
-        ["--explain", "WV1"],
+        ["--explain", "WV9"],
         ["--json", "--csv"],
         ["--json", "--sarif"],
         ["--severity", "note"],

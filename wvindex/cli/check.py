@@ -27,13 +27,14 @@ _STDOUT: Final = "-"
 
 
 def _explain(ctx: click.Context, parameter: click.Parameter, name: str | None) -> None:
-    """Print what a rule is about, and exit."""
+    """Print what a rule is about, or which rules a group has, and exit."""
     if name is None or ctx.resilient_parsing:
         return
-    from wvindex.inspection.linting.document import explanation
-    from wvindex.inspection.linting.table import rule_named
+    from wvindex.inspection.linting.document import explanation, group_explanation
+    from wvindex.inspection.linting.table import GROUPS, rule_named
 
-    emit(explanation(rule_named(name)))
+    group = name.upper()
+    emit(group_explanation(group) if group in GROUPS else explanation(rule_named(name)))
     ctx.exit()
 
 
@@ -67,7 +68,7 @@ def _explain(ctx: click.Context, parameter: click.Parameter, name: str | None) -
     is_eager=True,
     expose_value=False,
     callback=_explain,
-    help="Tell what a rule is about, and exit.",
+    help="Tell what a rule is about, or which rules a group (WV1) has, and exit.",
 )
 @click.pass_context
 def command(

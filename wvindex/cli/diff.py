@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -49,10 +49,10 @@ SHOWN: Final = {
         "worst_row",
         "worst_expert",
     ),
-    "role": ("role", "tensors", "different", "a_bits", "b_bits", *_OF_MOST),
-    "layer": ("layer", "tensors", "different", "a_bits", "b_bits", *_OF_MOST),
-    "expert": ("key", "expert", *_OF_MOST),
-    "row": ("key", "expert", "row", *_OF_MOST),
+    "role": ("role", "tensors", "different", "a_bits", "b_bits", *_OF_MOST, "nonfinite"),
+    "layer": ("layer", "tensors", "different", "a_bits", "b_bits", *_OF_MOST, "nonfinite"),
+    "expert": ("key", "expert", *_OF_MOST, "nonfinite"),
+    "row": ("key", "expert", "row", *_OF_MOST, "nonfinite"),
     "missing": ("key", "shape", "encoding", "nbytes"),
     "extra": ("key", "shape", "encoding", "nbytes"),
     "shape": ("key", "a_shape", "b_shape", "a_encoding", "b_encoding"),
@@ -121,6 +121,7 @@ def command(
     """
     import wvindex as wv
     from wvindex.inspection.report.page import require_output
+    from wvindex.query.summary import summarize
 
     _require_printable(by, printing)
     if html is not None:
@@ -139,9 +140,10 @@ def command(
                 worst=worst,
                 progress=progress,
             )
+        bits = [summarize(db).bits_per_weight for db in (left, right)]
     if html is not None:
         note(f"written: {wv.report(found, html, overwrite=overwrite)}")
-    _print(found, by, printing)
+    _print(found, by, bits, printing)
     if found.differs:
         ctx.exit(DIFFERENT)
 
@@ -160,20 +162,18 @@ def _arranged(table: Table, printing: dict[str, Any]) -> Table:
     return arranged(table, **{name: printing[name] for name in ("columns", "sort", "ascending")})
 
 
-def _print(found: Diff, by: str, printing: dict[str, Any]) -> None:
+def _print(found: Diff, by: str, bits: Sequence[float], printing: dict[str, Any]) -> None:
     table: Table = getattr(found, TABLES[by])
     if printing["as_json"]:
         emit_json(found.to_json() | {TABLES[by]: _arranged(table, printing).to_json()})
     elif printing["as_csv"]:
         emit_result(table, shown=(), **printing)
     else:
-        emit_facts(_facts(found))
+        emit_facts(_facts(found, bits))
         shown = _changed(table)
         if len(shown):
             emit()
             emit_result(shown, shown=_columns(shown, by), **printing)
-        if not any(map(len, (found.tensors, found.missing, found.extra, found.unlike))):
-            note("nothing matches")
         for text in found.notes:
             note(f"note: {text}")
 
@@ -196,15 +196,17 @@ def _columns(table: Table, by: str) -> list[str]:
     ]
 
 
-def _facts(found: Diff) -> Iterator[tuple[str, str]]:
+def _facts(found: Diff, bits: Sequence[float]) -> Iterator[tuple[str, str]]:
     """Say on a few lines what was compared, and what came of it."""
     whole = next(iter(found.model), None)
-    for name, path in (("a", found.a), ("b", found.b)):
-        bits = "" if whole is None else f", {number_text(whole[f'{name}_bits'])} bits per weight"
-        yield name, f"{path}{bits}"
+    for name, path, stored in zip("ab", (found.a, found.b), bits, strict=True):
+        yield name, f"{path}, {number_text(stored)} bits per weight"
     yield "tensors", ", ".join(_counts(found))
     if whole is not None:
-        yield "all weights", ", ".join(f"{name} {number_text(whole[name])}" for name in _OF_MOST)
+        measures = [f"{name} {number_text(whole[name])}" for name in _OF_MOST]
+        if whole["nonfinite"]:
+            measures.append(f"but for {whole['nonfinite']} not finite on one side")
+        yield "all weights", ", ".join(measures)
     for i, row in enumerate(row for row in found.config if row["matters"]):
         yield "" if i else "config", f"{row['field']}: {row['a']} in a, {row['b']} in b"
 

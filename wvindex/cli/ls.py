@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wvindex.cli.options import PATH, json_option
-from wvindex.cli.output import emit, emit_facts, emit_json, emit_table, note, shape_text
+from wvindex.cli.output import emit, emit_facts, emit_json, emit_table, note
 from wvindex.cli.slicing import parse_layers
-from wvindex.sizes import format_size
+from wvindex.sizes import format_size, shape_text
 
 if TYPE_CHECKING:
     from wvindex.query.database import Store

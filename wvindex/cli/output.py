@@ -158,11 +158,6 @@ def number_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def shape_text(shape: Sequence[int]) -> str:
-    """Write a shape: ``4x256x256``, or ``scalar``."""
-    return "x".join(map(str, shape)) if shape else "scalar"
-
-
 def json_value(value: Any) -> Any:
     """Give plain JSON values for mappings, sequences and numbers."""
     if isinstance(value, Mapping):

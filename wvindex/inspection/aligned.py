@@ -14,6 +14,7 @@ from wvindex.inspection.latent import DOWN, FACTORS, KV_B, LATENT, SPLIT, Derive
 from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
 from wvindex.query.select import LayerChoice, expert_key, standard_order
+from wvindex.sizes import bits_per_weight
 
 How = Literal["stored", "tied", "moved", "factors"]
 """What stands on the two sides: arrays as they are stored; a head and the embedding that it is tied to; rows
@@ -61,7 +62,7 @@ class Side:
     @property
     def bits(self) -> float:
         """Stored bits per stored weight."""
-        return bits_per_weight(self.sources)
+        return stored_bits(self.sources)
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,11 @@ class Alignment:
     unlike: tuple[tuple[Tensor, Tensor], ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing on either side."""
+        return not (self.pairs or self.missing or self.extra or self.unlike)
+
     def chosen(self, a: set[str], b: set[str]) -> Alignment:
         """Give what a selection means: keys that were chosen on either side, experts of stacks too."""
         keys = a | b
@@ -129,11 +135,10 @@ def selected(db: Store, selector: str | None, layers: LayerChoice, role: str | N
     return {tensor.key for tensor in db.select(selector or "*", layer=layers, role=role)}
 
 
-def bits_per_weight(tensors: Iterable[Tensor]) -> float:
+def stored_bits(tensors: Iterable[Tensor]) -> float:
     """Give stored bits, scales included, per stored weight; NaN without weights."""
     each = {(tensor.key, tensor.shape): tensor for tensor in tensors}.values()
-    size = sum(tensor.size for tensor in each)
-    return 8 * sum(tensor.nbytes for tensor in each) / size if size else math.nan
+    return bits_per_weight(sum(tensor.nbytes for tensor in each), sum(tensor.size for tensor in each))
 
 
 def align(a: Store, b: Store) -> Alignment:

@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wvindex.errors import SelectionError, UsageError, WvindexError
+from wvindex.inspection.progress import Progress
+from wvindex.inspection.progress import advance_of as counting
 from wvindex.inspection.search import Field, Found
 from wvindex.query.database import Store
 
 EVIDENCE: Final = "evidence from weights alone, not what the model does with a text"
 """What every table says that reads directions as if nothing else were in the model."""
-
-Progress = Callable[[int, int], None]
-"""Told the encoded bytes that were gone through, and of how many."""
 
 
 def query_vectors(vector: NDArray[Any], hidden: int) -> NDArray[np.float64]:
@@ -73,15 +72,7 @@ def count(name: str, value: int) -> int:
 
 def advance_of(fields: list[Field], progress: Progress | None) -> Callable[[int], None]:
     """Give what tells `progress` of all bytes when it is told of some."""
-    done, total = 0, sum(field.tensor.nbytes for field in fields)
-
-    def advance(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        if progress is not None:
-            progress(done, total)
-
-    return advance
+    return counting(sum(field.tensor.nbytes for field in fields), progress)
 
 
 def left_out(found: Found) -> list[str]:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from wvindex.arch.keys import layer_key, split_layer
 from wvindex.errors import NonFiniteWeights, SelectionError, UsageError
-from wvindex.inspection.asking import EVIDENCE, Progress, count
+from wvindex.inspection.asking import EVIDENCE, count
 from wvindex.inspection.excitation import EMBEDDING, Excited, excited
+from wvindex.inspection.progress import Progress
 from wvindex.inspection.residual import gain_after, hidden_size
 from wvindex.inspection.table import Table
 from wvindex.inspection.unembedding import Said, Unembedding

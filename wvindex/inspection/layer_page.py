@@ -39,6 +39,7 @@ from wvindex.inspection.tensor_stats import Advance, Row
 from wvindex.query.database import Store
 from wvindex.query.layers import Layer
 from wvindex.query.lazy import Tensor
+from wvindex.sizes import bits_per_weight
 
 EXPERTS: Final = (
     *("expert", "l2", "norm_ratio", "gate_l2", "up_l2", "down_l2", "dead", "nearest", "cosine", "duplicate"),
@@ -123,7 +124,7 @@ class LayerPage:
     @property
     def bits_per_weight(self) -> float:
         """Stored bits a value; NaN where there are none."""
-        return 8 * self.nbytes / self.parameters if self.parameters else math.nan
+        return bits_per_weight(self.nbytes, self.parameters)
 
     def tables(self) -> dict[str, Table]:
         """Give its tables by name."""

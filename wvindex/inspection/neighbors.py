@@ -10,15 +10,8 @@ from numpy.typing import NDArray
 
 from wvindex.arch.keys import split_layer
 from wvindex.errors import SelectionError, UsageError
-from wvindex.inspection.asking import (
-    EVIDENCE,
-    Progress,
-    advance_of,
-    count,
-    left_out,
-    query_vectors,
-    spelling,
-)
+from wvindex.inspection.asking import EVIDENCE, advance_of, count, left_out, query_vectors, spelling
+from wvindex.inspection.progress import Progress
 from wvindex.inspection.residual import VOCABULARY, hidden_size, role_of_stack, side_of
 from wvindex.inspection.search import Field, Metric, search
 from wvindex.inspection.table import Table
