@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -83,8 +84,8 @@ class Summary:
 
     @property
     def bits_per_weight(self) -> float:
-        """Stored bits a value; 0 where there are none."""
-        return 8 * self.nbytes / self.parameters if self.parameters else 0.0
+        """Stored bits a value; NaN where there are none."""
+        return 8 * self.nbytes / self.parameters if self.parameters else math.nan
 
     def to_json(self) -> dict[str, Any]:
         """Give plain JSON values."""
