@@ -169,7 +169,7 @@ NORMAL = np.random.default_rng(3).standard_normal((40, 36))
 SPIKED = NORMAL.copy()
 SPIKED[4, 5] = 1e25
 
-HARD = {
+HARD: dict[str, NDArray[Any]] = {
     "one huge weight": SPIKED.astype(np.float32),
     "huge": (NORMAL * 1e22).astype(np.float32),
     "tiny": (NORMAL * 1e-25).astype(np.float32),
