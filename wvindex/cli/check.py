@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
@@ -62,6 +61,7 @@ def _explain(ctx: click.Context, parameter: click.Parameter, name: str | None) -
     metavar="[FILE]",
     help="Print SARIF 2.1.0, or write it to a file beside what is printed.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace the file that --sarif names.")
 @click.option(
     "--explain",
     metavar="RULE",
@@ -82,6 +82,7 @@ def command(
     as_json: bool,
     as_csv: bool,
     sarif: str | None,
+    overwrite: bool,
 ) -> None:
     """Look for anomalies in PATH.
 
@@ -90,15 +91,18 @@ def command(
     --severity.
     """
     import wvindex as wv
+    from wvindex.store.outputs import require_output
 
     if as_json + as_csv + (sarif == _STDOUT) > 1:
         raise UsageError("one format at a time", field="json, csv, sarif")
+    if sarif is not None and sarif != _STDOUT:
+        require_output(sarif, overwrite=overwrite)  # before anything is computed
     with wv.open(path) as db:
         layers = None if layer is None else layer_numbers(db, layer)
         with scan_progress() as progress:
             report = wv.check(db, selector, layers, rules=rules, ignore=ignore, progress=progress)
     if sarif is not None and sarif != _STDOUT:
-        _write(Path(sarif), report.to_sarif())
+        _write(sarif, report.to_sarif(), overwrite=overwrite)
     if as_json:
         emit_json(report.to_dict())
     elif as_csv:
@@ -113,8 +117,11 @@ def command(
         ctx.exit(FOUND)
 
 
-def _write(path: Path, document: dict[str, Any]) -> None:
-    path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+def _write(file: str, document: dict[str, Any], *, overwrite: bool) -> None:
+    from wvindex.store.outputs import output_file
+
+    with output_file(file, overwrite=overwrite) as path:
+        path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _print(report: Report) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import click
 
 from wvindex.cli.options import PATH, table_options
-from wvindex.cli.output import emit_result
+from wvindex.cli.output import emit_result, require_result
 from wvindex.cli.progress import scan_progress
 from wvindex.cli.slicing import layer_numbers
 
@@ -59,7 +59,9 @@ def command(
     vocabularies ' France' and 'France' are different tokens.
     """
     import wvindex as wv
+    from wvindex.inspection.features import FEATURES
 
+    require_result(FEATURES, printing)
     with wv.open(path) as db, scan_progress() as progress:
         table = db.describe(
             text,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import click
 
 from wvindex.cli.options import PATH, table_options
-from wvindex.cli.output import emit_result
+from wvindex.cli.output import emit_result, require_result
 from wvindex.cli.progress import scan_progress
 from wvindex.cli.slicing import layer_numbers, split_key
 
@@ -43,12 +43,15 @@ def command(
     means several.
     """
     import wvindex as wv
+    from wvindex.inspection.neighbors import NEIGHBORS
     from wvindex.inspection.residual import residual_vectors, role_of_stack
 
+    require_result(("query", *NEIGHBORS), printing)
     with wv.open(path) as db:
         name, index = split_key(key, db)
         tensor = db[name]
         vectors = residual_vectors(db, tensor, index).values
+        require_result(NEIGHBORS if len(vectors) == 1 else ("query", *NEIGHBORS), printing)
         with scan_progress() as progress:
             table = db.neighbors(
                 vectors if len(vectors) > 1 else vectors[0],

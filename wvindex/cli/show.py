@@ -33,12 +33,18 @@ _PREVIEW_BLOCK_BYTES: Final = 16
 @click.option("--expert", type=int, metavar="N", help="One expert of a stack.")
 @click.option("--head", type=int, metavar="N", help="One head of a projection.")
 @click.option("--raw", is_flag=True, help="The stored blocks, in hexadecimal, instead of values.")
-@click.option(
-    "--npy", type=click.Path(dir_okay=False), metavar="FILE", help="Write the values to a NumPy file instead."
-)
+@click.option("--npy", type=click.Path(), metavar="FILE", help="Write the values to a NumPy file instead.")
+@click.option("--overwrite", is_flag=True, help="Replace the file that --npy names.")
 @json_option
 def command(
-    path: str, key: str, expert: int | None, head: int | None, raw: bool, npy: str | None, as_json: bool
+    path: str,
+    key: str,
+    expert: int | None,
+    head: int | None,
+    raw: bool,
+    npy: str | None,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Show one tensor of PATH, its origin and its values.
 
@@ -54,7 +60,7 @@ def command(
         facts = [*_facts(tensor, head), *provenance(db, tensor)]
         document = tensor_json(tensor)
         if npy is not None:
-            write_npy(tensor, index, npy, raw=raw)
+            write_npy(tensor, index, npy, raw=raw, overwrite=overwrite)
             document["file"] = npy
             text = ""
         else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import click
 
 from wvindex.cli.options import PATH, table_options
-from wvindex.cli.output import emit, emit_result, note
+from wvindex.cli.output import emit, emit_result, note, require_result
 from wvindex.cli.progress import scan_progress
 from wvindex.cli.slicing import layer_numbers
 from wvindex.errors import UsageError
@@ -70,6 +70,7 @@ _TERMINAL: Final = "-"
     metavar="[FILE]",
     help="Draw the sorted column, or one tensor's histogram, here or to FILE.png or FILE.svg.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace the file that --plot names.")
 @click.option("--no-keep", is_flag=True, help="Compute all of it, and leave the store's stats/ alone.")
 @table_options
 def command(
@@ -80,6 +81,7 @@ def command(
     by: str,
     spectrum: str | None,
     plot: str | None,
+    overwrite: bool,
     no_keep: bool,
     **printing: Any,
 ) -> None:
@@ -89,7 +91,11 @@ def command(
     ls`. A store keeps what was computed.
     """
     import wvindex as wv
+    from wvindex.inspection.api import columns_of
 
+    require_result(columns_of(cast("By", by), cast("Kind | None", spectrum)), printing)
+    if plot is not None:
+        _require_plot(plot, printing, overwrite=overwrite)
     with wv.open(path) as db:
         layers = None if layer is None else layer_numbers(db, layer)
         with scan_progress() as progress:
@@ -107,7 +113,7 @@ def command(
             emit_result(table, shown=SHOWN[by], **printing)
             _note_nonfinite(table)
         else:
-            _plot(db, table, by, plot, printing)
+            _plot(db, table, by, plot, printing, overwrite=overwrite)
 
 
 def _note_nonfinite(table: Table) -> None:
@@ -117,18 +123,28 @@ def _note_nonfinite(table: Table) -> None:
             note(f"note: {odd} of {len(table)} {table.name} hold NaN or infinity, which are left out")
 
 
-def _plot(db: Store, table: Table, by: str, target: str, printing: dict[str, Any]) -> None:
-    from wvindex.inspection.plot import text_bars, write_bars
+def _require_plot(target: str, printing: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Refuse a plot that cannot be drawn before anything is computed for it."""
+    from wvindex.inspection.plot import require_picture
 
     if printing["as_json"] or printing["as_csv"]:
         raise UsageError("a plot is neither JSON nor CSV", field="plot")
+    if target != _TERMINAL:
+        require_picture(target, overwrite=overwrite)
+
+
+def _plot(
+    db: Store, table: Table, by: str, target: str, printing: dict[str, Any], *, overwrite: bool
+) -> None:
+    from wvindex.inspection.plot import text_bars, write_bars
+
     bars = _bars(db, table, by, printing["sort"], ascending=printing["ascending"])
     if bars is None:
         note("nothing matches")
     elif target == _TERMINAL:
         emit(text_bars(bars, shutil.get_terminal_size().columns if sys.stdout.isatty() else 80))
     else:
-        write_bars(bars, target)
+        write_bars(bars, target, overwrite=overwrite)
         emit(target)
 
 

@@ -32,7 +32,7 @@ from wvindex.inspection.feature_norms import (
     row_norms,
 )
 from wvindex.inspection.heads import HEAD
-from wvindex.inspection.page import decodable, json_of, plain, tensors_table
+from wvindex.inspection.page import TENSORS, decodable, json_of, plain, tensors_table
 from wvindex.inspection.row_norms import ROWS, rows_row
 from wvindex.inspection.table import Table
 from wvindex.inspection.tensor_stats import Advance, Row
@@ -45,6 +45,16 @@ EXPERTS: Final = (
     *("expert", "l2", "norm_ratio", "gate_l2", "up_l2", "down_l2", "dead", "nearest", "cosine", "duplicate"),
     *("router_l2", "correction_bias"),
 )
+
+TABLES: Final[dict[str, Sequence[str]]] = {
+    "tensors": TENSORS,
+    "heads": HEAD,
+    "features": FEATURES,
+    "rows": ROWS,
+    "experts": EXPERTS,
+    "anomalies": ANOMALY,
+}
+"""Columns of a layer's tables, in the page's order."""
 
 _ROUTER: Final = "mlp.gate.weight"
 

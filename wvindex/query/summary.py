@@ -84,8 +84,8 @@ class Summary:
 
     @property
     def bits_per_weight(self) -> float:
-        """Stored bits a value; 0 where there are none."""
-        return bits_per_weight(self.nbytes, self.parameters) if self.parameters else 0.0
+        """Stored bits a value; NaN where there are none."""
+        return bits_per_weight(self.nbytes, self.parameters)
 
     def to_json(self) -> dict[str, Any]:
         """Give plain JSON values."""
