@@ -11,9 +11,10 @@ from typing import Final, Literal
 from wvindex.arch.keys import layer_key, split_layer
 from wvindex.formats.arrays import RowScale
 from wvindex.inspection.latent import DOWN, FACTORS, KV_B, LATENT, SPLIT, Derived, LatentLayer, Latest
+from wvindex.query.choice import LayerChoice, chosen_layers
 from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
-from wvindex.query.select import LayerChoice, expert_key, standard_order
+from wvindex.query.select import expert_key, standard_order
 
 How = Literal["stored", "tied", "moved", "factors"]
 """What stands on the two sides: arrays as they are stored; a head and the embedding that it is tied to; rows
@@ -124,9 +125,23 @@ class Alignment:
         )
 
 
-def selected(db: Store, selector: str | None, layers: LayerChoice, role: str | None) -> set[str]:
-    """Give the keys that a selector means in a model; raises as `Store.select`."""
-    return {tensor.key for tensor in db.select(selector or "*", layer=layers, role=role)}
+def selected(
+    a: Store, b: Store, selector: str | None, layers: LayerChoice, role: str | None
+) -> tuple[set[str], set[str]]:
+    """Give the keys that a selector means in each of two models; raises as `Store.select`.
+
+    A layer that one of them lacks may still be chosen: its tensors are missing there.
+    """
+    wanted = chosen_layers(layers, [tensor.spec for db in (a, b) for tensor in db.values()])
+    first, second = (
+        {tensor.key for tensor in db.select(selector or "*", role=role) if _is_of(tensor.key, wanted)}
+        for db in (a, b)
+    )
+    return first, second
+
+
+def _is_of(key: str, layers: frozenset[int] | None) -> bool:
+    return layers is None or split_layer(key)[0] in layers
 
 
 def bits_per_weight(tensors: Iterable[Tensor]) -> float:
@@ -140,7 +155,8 @@ def align(a: Store, b: Store) -> Alignment:
     """Find which tensors are the same ones: those of one standard key, and what stands under another form.
 
     A head that one side has and the other ties to its embedding is compared with the embedding; parts of what
-    one side fuses, with arrays of their own; stacked experts likewise; factors of latent attention that one side keeps, by their product, with
+    one side fuses, with arrays of their own; stacked experts likewise; factors of latent attention that one
+    side keeps, by their product, with
     the dense arrays of the other.
     """
     return _Aligning(a, b).result()

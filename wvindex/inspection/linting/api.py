@@ -13,8 +13,8 @@ from wvindex.inspection.linting.model import Model
 from wvindex.inspection.linting.rule import Found, Rule
 from wvindex.inspection.linting.table import chosen
 from wvindex.opening import open as open_any
+from wvindex.query.choice import LayerChoice
 from wvindex.query.database import Store
-from wvindex.query.select import LayerChoice
 
 Progress = Callable[[int, int], None]
 """Told the encoded bytes that were gone through, and of how many."""
@@ -41,7 +41,7 @@ def check(
     selector : str, optional
         A glob for keys or aliases, as `Store.select` takes it. With one, or with `layers`, findings are
         of the chosen tensors alone.
-    layers : int, range, slice or iterable of int, optional
+    layers : int, range, slice or several of them, optional
     rules, ignore : iterable of str
         The rules to apply (all by default), and those not to: ids, names or groups (``WV1``).
     progress : callable, optional
@@ -56,7 +56,7 @@ def check(
     UsageError
         If there is no such rule.
     SelectionError
-        If `layers` is no choice of layers.
+        If `layers` is no choice of layers, or means none that there is.
     """
     applied = chosen(rules, ignore)
     opened = nullcontext(source) if isinstance(source, Store) else open_any(source)
