@@ -43,7 +43,7 @@ def command(
     means several.
     """
     import wvindex as wv
-    from wvindex.inspection.residual import residual_vectors, role_of_stack
+    from wvindex.inspection.residual import one_or_all, residual_vectors, role_of_stack
 
     with wv.open(path) as db:
         name, index = split_key(key, db)
@@ -51,7 +51,7 @@ def command(
         vectors = residual_vectors(db, tensor, index).values
         with scan_progress() as progress:
             table = db.neighbors(
-                vectors if len(vectors) > 1 else vectors[0],
+                one_or_all(vectors),
                 role or role_of_stack(tensor.key).translate(_LITERAL),
                 layers=layers,
                 k=k,

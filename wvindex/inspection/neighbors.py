@@ -73,7 +73,7 @@ def _fields(db: Store, role: str | None, layers: LayerChoice, hidden: int) -> tu
     """Give what is searched. What has no side is refused by name; where no role was asked for, named."""
     fields: list[Field] = []
     others: dict[str, None] = {}
-    is_exact = role is not None and not set(role) & set("*?[")
+    is_exact = isinstance(role, str) and not set(role) & set("*?[")
     for tensor in db.select(layer=layers, role=role):
         if tensor.ndim < 2 and not is_exact:
             continue

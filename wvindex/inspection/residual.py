@@ -188,6 +188,11 @@ def residual_vectors(db: Store, tensor: Tensor, index: Index | None) -> Residual
     return ResidualVectors(np.ascontiguousarray(values.reshape(-1, hidden)), side, tuple(places))
 
 
+def one_or_all(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give (1, hidden_size) as one vector, and several as they are: what a table numbers."""
+    return vectors if len(vectors) > 1 else vectors[0]
+
+
 def _per_axis(tensor: Tensor, side: Side, index: Index | None) -> tuple[slice, ...]:
     """Give a slice for every axis; an integer is a slice of one."""
     if index is None or len(index) - (... in index) > tensor.ndim:
