@@ -55,7 +55,7 @@ def test_several_tokens_are_named() -> None:
     [
         (("",), "1 to 64"),
         (("x" * 300,), "1 to 64"),
-        ((" Moses", "--layers", "7"), "no such layer"),
+        ((" Moses", "--layers", "7"), "no such layer (expected: layers 0 to 2, found: 7)"),
         ((" Moses", "--token", "middle"), "is not one of"),
     ],
 )

@@ -110,7 +110,7 @@ def test_scipy_is_asked_for_only_where_it_is_needed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "scipy.sparse.linalg", None)
     values = matrix(60, 90)
     assert found(values, "full").top
-    with pytest.raises(UsageError, match="pip install scipy"):
+    with pytest.raises(UsageError, match=r"pip install 'wvindex\[spectrum\]'"):
         found(values, small=0)
 
 

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
-from wvindex.cli.options import PATH, json_option
+from wvindex.cli.options import PATH, ChosenLayers, csv_option, json_option, layers_option
 from wvindex.cli.output import emit, emit_json, note
 from wvindex.cli.progress import scan_progress
-from wvindex.cli.slicing import layer_numbers
 from wvindex.errors import UsageError
 from wvindex.sizes import format_size
 
@@ -40,7 +39,7 @@ def _explain(ctx: click.Context, parameter: click.Parameter, name: str | None) -
 @click.command("check")
 @click.argument("path", type=PATH)
 @click.argument("selector", required=False)
-@click.option("--layer", metavar="LAYERS", help="Of these layers alone: 3, or 3:7 (3 to 6), or 1,4.")
+@layers_option
 @click.option(
     "--rule", "rules", multiple=True, metavar="RULE", help="This rule alone: an id, a name, or a group (WV1)."
 )
@@ -53,7 +52,7 @@ def _explain(ctx: click.Context, parameter: click.Parameter, name: str | None) -
     help="Exit with 1 if there are findings as grave as this.",
 )
 @json_option
-@click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values, with a line of names.")
+@csv_option
 @click.option(
     "--sarif",
     is_flag=False,
@@ -75,7 +74,7 @@ def command(
     ctx: click.Context,
     path: str,
     selector: str | None,
-    layer: str | None,
+    layers: ChosenLayers,
     rules: tuple[str, ...],
     ignore: tuple[str, ...],
     severity: str,
@@ -97,10 +96,8 @@ def command(
         raise UsageError("one format at a time", field="json, csv, sarif")
     if sarif is not None and sarif != _STDOUT:
         require_output(sarif, overwrite=overwrite)  # before anything is computed
-    with wv.open(path) as db:
-        layers = None if layer is None else layer_numbers(db, layer)
-        with scan_progress() as progress:
-            report = wv.check(db, selector, layers, rules=rules, ignore=ignore, progress=progress)
+    with wv.open(path) as db, scan_progress() as progress:
+        report = wv.check(db, selector, layers, rules=rules, ignore=ignore, progress=progress)
     if sarif is not None and sarif != _STDOUT:
         _write(sarif, report.to_sarif(), overwrite=overwrite)
     if as_json:

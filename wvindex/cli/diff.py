@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
-from wvindex.cli.options import PATH, table_options
+from wvindex.cli.options import PATH, ChosenLayers, layers_option, table_options
 from wvindex.cli.output import arranged, emit, emit_facts, emit_json, emit_result, note, number_text
 from wvindex.cli.progress import scan_progress
-from wvindex.cli.slicing import layer_numbers
 from wvindex.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ _IF_ANY: Final = frozenset({"nonfinite", "worst_row", "worst_expert", "expert"})
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH)
 @click.argument("selector", required=False)
-@click.option("--layer", metavar="LAYERS", help="Of these layers alone: 3, or 3:7 (3 to 6), or 1,4.")
+@layers_option
 @click.option("--role", metavar="GLOB", help="Of this role in a layer: 'self_attn.*', 'mlp.down_proj'.")
 @click.option(
     "--by", type=click.Choice(tuple(TABLES)), default="tensor", show_default=True, help="What a row is."
@@ -100,7 +99,7 @@ def command(
     a: str,
     b: str,
     selector: str | None,
-    layer: str | None,
+    layers: ChosenLayers,
     role: str | None,
     by: str,
     metric: str,
@@ -126,20 +125,18 @@ def command(
     _require_printable(by, printing)
     if html is not None:
         require_output(html, overwrite=overwrite)  # before anything is computed
-    with wv.open(a) as left, wv.open(b) as right:
-        layers = None if layer is None else layer_numbers([*left, *right], layer)
-        with scan_progress() as progress:
-            found = wv.diff(
-                left,
-                right,
-                selector,
-                layers,
-                role=role,
-                metric=cast("Metric", metric),
-                threshold=threshold,
-                worst=worst,
-                progress=progress,
-            )
+    with wv.open(a) as left, wv.open(b) as right, scan_progress() as progress:
+        found = wv.diff(
+            left,
+            right,
+            selector,
+            layers,
+            role=role,
+            metric=cast("Metric", metric),
+            threshold=threshold,
+            worst=worst,
+            progress=progress,
+        )
         bits = [summarize(db).bits_per_weight for db in (left, right)]
     if html is not None:
         note(f"written: {wv.report(found, html, overwrite=overwrite)}")

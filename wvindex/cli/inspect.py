@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from wvindex.cli.options import PATH, table_options
+from wvindex.cli.options import PATH, layer_option, table_options
 from wvindex.cli.output import emit, emit_json, emit_result, note, require_result
 from wvindex.cli.progress import scan_progress
 from wvindex.errors import UsageError
@@ -35,7 +35,7 @@ SHOWN: Final = {
 
 @click.command("inspect")
 @click.argument("path", type=PATH)
-@click.option("--layer", type=int, metavar="N", help="The page of this layer; -1 is the last.")
+@layer_option
 @click.option("--no-stats", is_flag=True, help="Read headers alone, and leave open what the weights tell.")
 @click.option("--no-keep", is_flag=True, help="Compute all of it, and leave the store's stats/ alone.")
 @click.option(

@@ -10,10 +10,11 @@ from wvindex.cli.ls import tensor_json
 from wvindex.cli.options import PATH, json_option
 from wvindex.cli.output import emit, emit_facts, emit_json, note
 from wvindex.cli.provenance import provenance
-from wvindex.cli.slicing import Item, items_text, split_key
+from wvindex.cli.slicing import split_key
 from wvindex.cli.values import MAX_PRINTED, read_blocks, read_values, values_json, values_text, write_npy
 from wvindex.errors import UndecodableType
 from wvindex.sizes import format_size, shape_text
+from wvindex.spelling import Item, items_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
-from wvindex.cli.options import PATH, table_options
+from wvindex.cli.options import PATH, ChosenLayers, layers_option, table_options
 from wvindex.cli.output import emit, emit_result, note, require_result
 from wvindex.cli.progress import scan_progress
-from wvindex.cli.slicing import layer_numbers
 from wvindex.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ _TERMINAL: Final = "-"
 @click.command("stats")
 @click.argument("path", type=PATH)
 @click.argument("selector", default="*")
-@click.option("--layer", metavar="LAYERS", help="Of these layers alone: 3, or 3:7 (3 to 6), or 1,4.")
+@layers_option
 @click.option("--role", metavar="GLOB", help="Of this role in a layer: 'self_attn.*', 'mlp.down_proj'.")
 @click.option(
     "--by", type=click.Choice(BY), default="tensor", show_default=True, help="What a row of the table is."
@@ -76,7 +75,7 @@ _TERMINAL: Final = "-"
 def command(
     path: str,
     selector: str,
-    layer: str | None,
+    layers: ChosenLayers,
     role: str | None,
     by: str,
     spectrum: str | None,
@@ -97,7 +96,6 @@ def command(
     if plot is not None:
         _require_plot(plot, printing, overwrite=overwrite)
     with wv.open(path) as db:
-        layers = None if layer is None else layer_numbers(db, layer)
         with scan_progress() as progress:
             table = wv.stats(
                 db,

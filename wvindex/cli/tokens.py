@@ -30,7 +30,7 @@ def command(path: str, key: str, k: int, no_norm: bool, **printing: Any) -> None
     means several.
     """
     import wvindex as wv
-    from wvindex.inspection.residual import gain_after, residual_vectors
+    from wvindex.inspection.residual import gain_after, one_or_all, residual_vectors
     from wvindex.inspection.unembedding import TOKENS
 
     require_result(("query", *TOKENS), printing)
@@ -44,9 +44,7 @@ def command(path: str, key: str, k: int, no_norm: bool, **printing: Any) -> None
         if gain is not None:
             vectors = vectors * gain[1]
         with scan_progress() as progress:
-            table = db.tokens(
-                vectors if len(vectors) > 1 else vectors[0], k, norm=not no_norm, progress=progress
-            )
+            table = db.tokens(one_or_all(vectors), k, norm=not no_norm, progress=progress)
     emit_result(table, shown=_SHOWN, **printing)
     if gain is not None:
         note(f"note: what a column writes passes {gain[0]}, whose weight is folded in")

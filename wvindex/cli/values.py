@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from wvindex.cli.slicing import Item, items_text
 from wvindex.errors import UsageError
+from wvindex.spelling import Item, items_text
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,9 +11,10 @@ from typing import Final, Literal
 from wvindex.arch.keys import layer_key, split_layer
 from wvindex.formats.arrays import RowScale
 from wvindex.inspection.latent import DOWN, FACTORS, KV_B, LATENT, SPLIT, Derived, LatentLayer, Latest
+from wvindex.query.choice import LayerChoice, chosen_layers
 from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
-from wvindex.query.select import LayerChoice, expert_key, standard_order
+from wvindex.query.select import expert_key, standard_order
 from wvindex.sizes import bits_per_weight
 
 How = Literal["stored", "tied", "moved", "factors"]
@@ -130,9 +131,23 @@ class Alignment:
         )
 
 
-def selected(db: Store, selector: str | None, layers: LayerChoice, role: str | None) -> set[str]:
-    """Give the keys that a selector means in a model; raises as `Store.select`."""
-    return {tensor.key for tensor in db.select(selector or "*", layer=layers, role=role)}
+def selected(
+    a: Store, b: Store, selector: str | None, layers: LayerChoice, role: str | None
+) -> tuple[set[str], set[str]]:
+    """Give the keys that a selector means in each of two models; raises as `Store.select`.
+
+    A layer that one of them lacks may still be chosen: its tensors are missing there.
+    """
+    wanted = chosen_layers(layers, [tensor.spec for db in (a, b) for tensor in db.values()])
+    first, second = (
+        {tensor.key for tensor in db.select(selector or "*", role=role) if _is_of(tensor.key, wanted)}
+        for db in (a, b)
+    )
+    return first, second
+
+
+def _is_of(key: str, layers: frozenset[int] | None) -> bool:
+    return layers is None or split_layer(key)[0] in layers
 
 
 def stored_bits(tensors: Iterable[Tensor]) -> float:

@@ -35,9 +35,9 @@ from wvindex.inspection.tensor_stats import (
     tensor_row,
 )
 from wvindex.opening import open as open_any
+from wvindex.query.choice import LayerChoice
 from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
-from wvindex.query.select import LayerChoice
 
 By = Literal["tensor", "layer", "role", "head", "expert", "feature", "row", "column"]
 
@@ -67,7 +67,7 @@ def stats(
         A store, or a bare GGUF or safetensors checkpoint.
     selector : str, optional
         A glob for keys or aliases, as `Store.select` takes it; all tensors by default.
-    layers : int, range, slice or iterable of int, optional
+    layers : int, range, slice or several of them, optional
     by : {"tensor", "layer", "role", "head", "expert", "feature", "row", "column"}
         What a row of the table is. Layers and roles are taken over all values of their tensors; heads
         are those of whole layers whose attention is dense, or latent; experts those of stacks; features
@@ -93,7 +93,7 @@ def stats(
     UsageError
         If `by` or `spectrum` is none of these, or a spectrum is asked of neither tensors nor experts.
     SelectionError
-        If `layers` is no choice of layers.
+        If `layers` is no choice of layers, or means none that there is.
     UndecodableType
         If nobody decodes the encoding of a chosen tensor.
     """

@@ -46,6 +46,8 @@ def query_vectors(vector: NDArray[Any], hidden: int) -> NDArray[np.float64]:
             expected=f"{hidden} values",
             found=array.shape[-1],
         )
+    if not array.size:
+        raise UsageError("there is no vector", field="vector", expected="one or more", found="none")
     with np.errstate(invalid="ignore"):
         vectors = array.astype(np.float64).reshape(-1, hidden)
     if not np.isfinite(vectors).all():
@@ -64,10 +66,16 @@ def count(name: str, value: int) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        number = 0
-    if number < 1 or isinstance(value, bool):
-        raise UsageError(f"{name} is out of range", field=name, expected="1 or more", found=value)
+        raise _no_count(name, "is no integer", repr(value)) from None
+    if isinstance(value, bool):
+        raise _no_count(name, "is no integer", value)
+    if number < 1:
+        raise _no_count(name, "is out of range", value)
     return number
+
+
+def _no_count(name: str, problem: str, found: object) -> UsageError:
+    return UsageError(f"{name} {problem}", field=name, expected="1 or more", found=found)
 
 
 def advance_of(fields: list[Field], progress: Progress | None) -> Callable[[int], None]:

@@ -21,8 +21,8 @@ from wvindex.inspection.selected import nothing_matches
 from wvindex.inspection.table import Table
 from wvindex.inspection.tensor_stats import Row
 from wvindex.opening import open as open_any
+from wvindex.query.choice import LayerChoice
 from wvindex.query.database import Store
-from wvindex.query.select import LayerChoice
 
 Metric = Literal["rel_l2", "max_abs", "mean_abs", "rmse", "cosine", "sqnr_db"]
 
@@ -131,7 +131,7 @@ def diff(
         Stores, or bare GGUF or safetensors checkpoints. `a` is what the other is held against.
     selector : str, optional
         A glob for keys or aliases of either, as `Store.select` takes it; all tensors by default.
-    layers : int, range, slice or iterable of int, optional
+    layers : int, range, slice or several of them, optional
     role : str, optional
         A glob for what follows the layer in the key.
     metric : {"rel_l2", "max_abs", "mean_abs", "rmse", "cosine", "sqnr_db"}
@@ -153,7 +153,7 @@ def diff(
     UsageError
         If `metric` is none of these, or a number is out of range.
     SelectionError
-        If `layers` is no choice of layers, or nothing matches.
+        If `layers` is no choice of layers, or means none that there is, or nothing matches.
     UndecodableType
         If nobody decodes the encoding of a tensor, and its bytes differ.
     """
@@ -164,8 +164,7 @@ def diff(
         )
         found = align(left, right)
         if selector is not None or layers is not None or role is not None:
-            choices = (selected(db, selector, layers, role) for db in (left, right))
-            found = found.chosen(*choices)
+            found = found.chosen(*selected(left, right, selector, layers, role))
             if found.is_empty:
                 raise nothing_matches(left, right, selector=selector, layers=layers, role=role)
         return _Run(found, metric, threshold, worst, progress).result(left, right)

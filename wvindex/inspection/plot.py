@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wvindex.errors import UsageError
+from wvindex.extras import install_hint
 from wvindex.inspection.digit_kernels import bins_kernel
 from wvindex.inspection.scan import Parts
 from wvindex.query.lazy import Tensor
@@ -141,6 +142,6 @@ def _matplotlib(module: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise UsageError(
-            "pictures need matplotlib: pip install 'wvindex[plot]'; --plot without a file draws here",
+            f"pictures need matplotlib: {install_hint('matplotlib')}; --plot without a file draws here",
             field="plot",
         ) from error

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wvindex.errors import SelectionError, SpectrumNotFound, UsageError
+from wvindex.extras import install_hint
 from wvindex.formats.blas import one_thread
 from wvindex.inspection.moments import Moments
 from wvindex.inspection.scan import Parts, is_wide
@@ -238,6 +239,6 @@ def _scipy_linalg() -> Any:
         return import_module("scipy.sparse.linalg")
     except ImportError as error:
         raise UsageError(
-            "the largest singular values need SciPy: pip install scipy; or ask for all of them",
+            f"the largest singular values need SciPy: {install_hint('scipy')}; or ask for all of them",
             field="spectrum",
         ) from error

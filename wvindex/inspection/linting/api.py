@@ -15,8 +15,8 @@ from wvindex.inspection.linting.table import chosen
 from wvindex.inspection.progress import Progress, advance_of
 from wvindex.inspection.selected import nothing_matches
 from wvindex.opening import open as open_any
+from wvindex.query.choice import LayerChoice
 from wvindex.query.database import Store
-from wvindex.query.select import LayerChoice
 
 
 def check(
@@ -40,7 +40,7 @@ def check(
     selector : str, optional
         A glob for keys or aliases, as `Store.select` takes it. With one, or with `layers`, findings are
         of the chosen tensors alone.
-    layers : int, range, slice or iterable of int, optional
+    layers : int, range, slice or several of them, optional
     rules, ignore : iterable of str
         The rules to apply (all by default), and those not to: ids, names or groups (``WV1``).
     progress : callable, optional
@@ -55,7 +55,7 @@ def check(
     UsageError
         If there is no such rule, or none is left to apply.
     SelectionError
-        If `layers` is no choice of layers, or nothing matches.
+        If `layers` is no choice of layers, or means none that there is, or nothing matches.
     """
     applied = chosen(rules, ignore)
     opened = nullcontext(source) if isinstance(source, Store) else open_any(source)
