@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,23 @@ class Stores:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._built: dict[tuple[Path, tuple[tuple[str, str], ...]], Path] = {}
-        self.safetensors = cache(self._safetensors)
-        self.gguf = cache(self._gguf)
+        self._written: dict[Path, Path] = {}
 
-    def _safetensors(self, name: str, form: Form = "hub", experts: Experts = "each", shards: int = 1) -> Path:
+    def safetensors(self, name: str, form: Form = "hub", experts: Experts = "each", shards: int = 1) -> Path:
+        """Give a directory of safetensors files."""
         directory = self.root / f"{name}-{form}-{experts}-{shards}"
-        return write_safetensors(checkpoint(name), directory, form=form, experts=experts, shards=shards)
+        if directory not in self._written:
+            self._written[directory] = write_safetensors(
+                checkpoint(name), directory, form=form, experts=experts, shards=shards
+            )
+        return self._written[directory]
 
-    def _gguf(self, name: str, mla: MLAForm = "split", dtype: str = "F32", shards: int = 1) -> Path:
-        path = self.root / f"{name}-{mla}-{dtype}.gguf"
-        return write_gguf(checkpoint(name), path, mla=mla, dtype=dtype, shards=shards)[0]
+    def gguf(self, name: str, mla: MLAForm = "split", dtype: str = "F32", shards: int = 1) -> Path:
+        """Give a GGUF file, or the first of its shards."""
+        path = self.root / f"{name}-{mla}-{dtype}-{shards}.gguf"
+        if path not in self._written:
+            self._written[path] = write_gguf(checkpoint(name), path, mla=mla, dtype=dtype, shards=shards)[0]
+        return self._written[path]
 
     def build(self, source: Path, **options: Any) -> Path:
         """Give the store of a checkpoint, built once for each choice of options."""
