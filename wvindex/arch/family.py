@@ -15,9 +15,9 @@ RawMetadata = Mapping[str, Any]
 HubForm = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
-    """One model family.
+    """One model family. Two are never equal: what is worked out of one may be cached by it.
 
     Attributes
     ----------

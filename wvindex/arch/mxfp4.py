@@ -8,7 +8,7 @@ in the high one, and the exponents as U8 ``X_scales`` (experts, out, in / 32).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from wvindex.arch.family import Family
@@ -93,4 +93,4 @@ def _pair(codes: TensorInfo, exponents: TensorInfo | None) -> PackedPair:
             found=f"{exponents.shape} of {exponents.encoding.name}",
         )
     *outer, blocks, _ = codes.shape
-    return PackedPair(replace(codes, shape=(*outer, blocks * MXFP4.block_size), encoding=MXFP4), exponents)
+    return PackedPair(codes._replace(shape=(*outer, blocks * MXFP4.block_size), encoding=MXFP4), exponents)

@@ -89,6 +89,11 @@ def identify(source: Source) -> tuple[Family | None, ModelConfig]:
     return family, config
 
 
+def is_known(model_type: str) -> bool:
+    """Whether there is a family of this name, in Hugging Face's spelling or as a GGUF architecture."""
+    return any(model_type in family.model_types or model_type == family.gguf_arch for family in FAMILIES)
+
+
 def _identify_hub(source: Source) -> tuple[Family | None, ModelConfig]:
     fields = Fields(source.config(), source.path)
     text = fields.child("text_config")

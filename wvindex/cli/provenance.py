@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
-from wvindex.cli.output import shape_text
+from wvindex.sizes import shape_text
 
 if TYPE_CHECKING:
     from wvindex.formats.arrays import RowScale

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from wvindex.cli.options import json_option
+from wvindex.cli.options import csv_option, json_option, out_option
 from wvindex.cli.output import emit, emit_result, note
 from wvindex.cli.progress import scan_progress
 from wvindex.errors import UsageError
@@ -25,17 +25,17 @@ _NAMED: Final = re.compile(r"([\w.-]+)=(.+)", re.DOTALL)
 @click.command("sql")
 @click.argument("arguments", nargs=-1, metavar="[QUERY] [[NAME=]PATH]...")
 @click.option("--recipe", metavar="NAME", help="Run a saved query; all arguments are paths then.")
-@click.option("-o", "--output", metavar="FILE", help="Write the rows to FILE.parquet, FILE.csv or FILE.json.")
+@out_option("Write the rows to FILE.parquet, FILE.csv or FILE.json.")
 @click.option("--overwrite", is_flag=True, help="Replace FILE where it is there already.")
 @click.option("--no-keep", is_flag=True, help="Compute all of it, and leave the stores' stats/ alone.")
 @click.option("--schema", is_flag=True, help="List the tables and their columns, with types and meanings.")
 @click.option("--recipes", is_flag=True, help="List the saved queries; with --json, also their text.")
 @json_option
-@click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values, with a line of names.")
+@csv_option
 def command(
     arguments: tuple[str, ...],
     recipe: str | None,
-    output: str | None,
+    out: str | None,
     overwrite: bool,
     no_keep: bool,
     schema: bool,
@@ -56,14 +56,14 @@ def command(
         return
     query, sources = _question(arguments, recipe)
     with scan_progress() as progress:
-        if output is None:
+        if out is None:
             table = wv.sql(query, *sources, keep=not no_keep, progress=progress)
         else:
             _refuse_formats(as_json=as_json, as_csv=as_csv)
             path = wv.export_sql(
-                query, output, *sources, overwrite=overwrite, keep=not no_keep, progress=progress
+                query, out, *sources, overwrite=overwrite, keep=not no_keep, progress=progress
             )
-    if output is None:
+    if out is None:
         _emit(table, as_json=as_json, as_csv=as_csv)
     else:
         emit(str(path))
@@ -104,7 +104,7 @@ def _only_store() -> str:
 
 def _refuse_formats(*, as_json: bool, as_csv: bool) -> None:
     if as_json or as_csv:
-        raise UsageError("the format of a file is its name's", field="output", found="--json or --csv")
+        raise UsageError("the format of a file is its name's", field="out", found="--json or --csv")
 
 
 def _emit(table: Table, *, as_json: bool, as_csv: bool) -> None:

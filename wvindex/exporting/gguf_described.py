@@ -140,7 +140,7 @@ def _routing(held: Held) -> Values:
 
 
 def _dense(config: ModelConfig) -> Values:
-    """Give what llama.cpp's architecture for latent attention asks of a model without experts."""
+    """Give what llama.cpp's architecture for latent attention wants to know of a model without experts."""
     return {
         "leading_dense_block_count": config.num_hidden_layers,
         "expert_feed_forward_length": config.intermediate_size,

@@ -8,7 +8,7 @@ their stacks, parts fused, 1 added to norms, K's and V's factors split.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -94,7 +94,7 @@ class _Restorer:
         if line is None or not (is_codes or entry.reason == SCALES) or len(line.shape) != 4:
             return None
         *outer, blocks, _ = line.shape
-        info = replace(info_of(line), shape=(*outer, blocks * MXFP4.block_size), encoding=MXFP4)
+        info = info_of(line)._replace(shape=(*outer, blocks * MXFP4.block_size), encoding=MXFP4)
         rows = _weights(self._held, info)
         if rows.encoding != MXFP4:
             raise UnsupportedError(

@@ -23,7 +23,7 @@ from wvindex.infer.mlp import ACTIVATIONS, check_routing, expert_features, route
 from wvindex.infer.norm import rms_norm
 from wvindex.infer.projection import LayerInput
 from wvindex.infer.weights import Weights
-from wvindex.inspection.asking import Progress
+from wvindex.inspection.progress import Progress
 from wvindex.inspection.residual import has_branch_norms
 from wvindex.query.database import Store
 

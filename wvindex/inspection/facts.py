@@ -21,8 +21,7 @@ def model_facts(config: ModelConfig, summary: Summary) -> Facts:
 
 
 def _model(config: ModelConfig, summary: Summary) -> Facts:
-    family = config.family or "unknown: tensors keep their own names"
-    yield "family", family if family == config.model_type else f"{family} (model_type {config.model_type})"
+    yield "family", _family(config)
     extra = f", and {len(summary.mtp_layers)} for multi-token prediction" if summary.mtp_layers else ""
     yield "layers", f"{summary.layers}{extra}"
     if config.hidden_size:
@@ -32,6 +31,18 @@ def _model(config: ModelConfig, summary: Summary) -> Facts:
         yield "vocabulary", f"{config.vocab_size}{tied}"
     if config.max_position_embeddings:
         yield "context", f"{config.max_position_embeddings} tokens"
+
+
+def _family(config: ModelConfig) -> str:
+    if config.family == config.model_type:
+        return config.family
+    said = f"model_type {config.model_type}"
+    if config.family is not None:
+        return f"{config.family} ({said})"
+    from wvindex.arch.registry import is_known
+
+    why = f"{said}, but metadata or tensors that do not fit it" if is_known(config.model_type) else said
+    return f"unknown: tensors keep their own names ({why})"
 
 
 def _attention(config: ModelConfig) -> Facts:

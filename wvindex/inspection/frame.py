@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any, Final, Literal
 
 from wvindex.errors import UsageError
+from wvindex.extras import install_hint
 from wvindex.inspection.collect import Progress
 from wvindex.inspection.sql.on_demand import Meter, Statistics
 from wvindex.inspection.sql.relations import RELATIONS, Relation
@@ -84,7 +85,7 @@ def _installed(kind: str) -> str:
         if find_spec(_MODULES[name]) is not None:
             return name
     needed = " or ".join(_MODULES[name] for name in wanted)
-    raise UsageError(f"frames need {needed}: pip install {_MODULES[wanted[0]]}", field="kind", found=kind)
+    raise UsageError(f"frames need {needed}: {install_hint(_MODULES[wanted[0]])}", field="kind", found=kind)
 
 
 def _rows(relation: Relation, statistics: Statistics) -> list[Row]:

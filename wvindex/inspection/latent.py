@@ -18,9 +18,9 @@ import numpy as np
 from wvindex.arch.config import MLA
 from wvindex.arch.keys import layer_key
 from wvindex.formats.arrays import ArraySpec, RowScale
-from wvindex.formats.encodings import F32, Encoding
+from wvindex.formats.encodings import F32
+from wvindex.inspection.stored_rows import StoredRows, plain_rows
 from wvindex.query.lazy import Tensor
-from wvindex.query.pieces import Pieces
 from wvindex.transform.combine import AsVector, Cast, Concat, Reordered, Slice
 from wvindex.transform.mla import key_index, q_order, row_scales, tail_order, value_index
 from wvindex.transform.product import Factor, Floats, LatestFactor, ProductRows, TransposedRows
@@ -65,46 +65,6 @@ class Derived:
     sources: tuple[Tensor, ...]
     rank: int = 0
     row_scale: RowScale | None = None
-
-
-@dataclass(frozen=True)
-class StoredRows:
-    """The rows of a tensor, as transforms take them."""
-
-    pieces: Pieces
-
-    @property
-    def encoding(self) -> Encoding:
-        """The tensor's."""
-        return self.pieces.spec.encoding
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of all matrices."""
-        return self.pieces.n_rows
-
-    @property
-    def row_values(self) -> int:
-        """The last dimension."""
-        return self.pieces.spec.row_values
-
-    @property
-    def matrix_rows(self) -> int:
-        """Rows of one matrix; of a view, all of them."""
-        return min(self.pieces.spec.matrix_rows, self.n_rows)
-
-    def read_rows(
-        self, start: int, stop: int, out: memoryview, *, span: tuple[int, int] | None = None
-    ) -> None:
-        """Read rows [start, stop)."""
-        first = self.pieces.rows[0]
-        self.pieces.reader.read_rows(first + start, first + stop, out, span=span)
-
-    def read_scales(self, start: int, stop: int, out: memoryview) -> None:
-        """Read rows of its scales; a view begins with a scale block."""
-        block = self.encoding.scale_block
-        first = self.pieces.rows[0] // block[0] if block else 0
-        self.pieces.reader.read_scales(first + start, first + stop, out)
 
 
 class Latest:
@@ -172,7 +132,7 @@ class LatentLayer:
             for kind in ("weight", "bias"):
                 tensor = self._get(f"self_attn.q_proj.{kind}")
                 if tensor is not None:
-                    rows: Rows = Reordered(_plain(tensor), order)
+                    rows: Rows = Reordered(plain_rows(tensor), order)
                     yield self._named(f"self_attn.q_proj.{kind}", rows, (tensor,))
             return
         down, norm, up = (self._need(f"self_attn.q_{n}.weight") for n in ("a_proj", "a_layernorm", "b_proj"))
@@ -216,8 +176,8 @@ class LatentLayer:
             query = self._get(f"self_attn.q_a_proj.{kind}") if has_q else None
             if down is None or (has_q and query is None):
                 continue
-            parts: list[Rows] = [] if query is None else [_plain(query)]
-            parts.append(Slice(_plain(down), 0, rank))
+            parts: list[Rows] = [] if query is None else [plain_rows(query)]
+            parts.append(Slice(plain_rows(down), 0, rank))
             used = (down,) if query is None else (query, down)
             yield self._named(LATENT.replace(".weight", f".{kind}"), Concat(parts, stacked=False), used)
 
@@ -303,36 +263,6 @@ class _Product:
             lambda: self.latest.get(right.key, factor),
             width=math.prod(right.shape[1:]),
         )
-
-
-def _plain(tensor: Tensor) -> Rows:
-    """Give the rows of a matrix, or the values of a vector a row each, in float32."""
-    pieces, block = tensor.pieces(), tensor.scale_block
-    if tensor.ndim == 1 or (block is not None and pieces.rows[0] % block[0]):
-        return _Decoded(tensor)
-    return Cast(StoredRows(pieces), F32)
-
-
-class _Decoded:
-    """A vector's values, a row each; or the rows of a view that begins within a scale block."""
-
-    encoding = F32
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = tensor
-        self.n_rows = self.matrix_rows = len(tensor)
-        self.row_values = 1 if tensor.ndim == 1 else tensor.shape[1]
-
-    def read_rows(
-        self, start: int, stop: int, out: memoryview, *, span: tuple[int, int] | None = None
-    ) -> None:
-        """Read rows [start, stop)."""
-        left, right = span or (0, F32.row_bytes(self.row_values))
-        values = np.ascontiguousarray(self._tensor.read(rows=(start, stop), dtype=np.float32))
-        out[:] = values.view(np.uint8).reshape(stop - start, -1)[:, left:right].tobytes()
-
-    def read_scales(self, start: int, stop: int, out: memoryview) -> None:
-        """Decoded values have no scales."""
 
 
 def _values(tensor: Tensor) -> Floats:

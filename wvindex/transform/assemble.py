@@ -74,7 +74,7 @@ def assemble(
     else:
         pieces = _gather(source, key, target, config)
         exactness = "reordered" if pieces.transforms else "bit"
-        if not {rows.encoding.name for rows in pieces.rows} <= {
+        if not {encoding.name for encoding in pieces.encodings} <= {
             contribution.info.encoding.name for contribution in target.contributions
         }:
             exactness = "cast"  # FP8 rows that end within a scale block
@@ -101,7 +101,7 @@ def assemble(
 def _expert(contribution: Contribution) -> int:
     """Order by which experts' parts stand in a stack, whatever order the file has."""
     placement = contribution.placement
-    return placement.expert if placement is not None and placement.expert is not None else 0
+    return (placement and placement.expert) or 0
 
 
 def aliases(key: str, names: Sequence[str], family: Family | None, *, whole: bool) -> tuple[str, ...]:
@@ -190,10 +190,8 @@ def _cast(
     pieces: Pieces, storage: Encoding | None, subtract: float, exactness: Exactness, info: TensorInfo
 ) -> tuple[Rows, tuple[str, ...], Exactness]:
     """Bring all pieces to one encoding, and that to the one asked for."""
-    encodings = {rows.encoding for rows in pieces.rows}
-    wanted = _wanted(pieces, encodings, storage, subtract)
-    transforms = pieces.transforms
-    parts = list(pieces.rows)
+    wanted = _wanted(pieces, storage, subtract)
+    transforms, parts = pieces.transforms, pieces.rows
     if wanted is not None:
         for rows in parts:
             check_decodable(rows.encoding, info)
@@ -204,9 +202,8 @@ def _cast(
     return rows, transforms, exactness
 
 
-def _wanted(
-    pieces: Pieces, encodings: set[Encoding], storage: Encoding | None, subtract: float
-) -> Encoding | None:
+def _wanted(pieces: Pieces, storage: Encoding | None, subtract: float) -> Encoding | None:
+    encodings = pieces.encodings
     wanted = storage_for(encodings, len(pieces.shape), storage)
     if not subtract or wanted is not None:
         return wanted

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from wvindex.arch.naming import Placement
-from wvindex.formats.encodings import F32
+from wvindex.formats.encodings import F32, Encoding
 from wvindex.sources.base import Source, TensorInfo
-from wvindex.transform.combine import Cast, Slice, tensor_rows
+from wvindex.transform.combine import Alike, Cast, Slice, tensor_rows
 from wvindex.transform.experts import EveryNth, JoinedBlocks, Turned
 from wvindex.transform.product import TransposedRows
 from wvindex.transform.rows import Rows
 from wvindex.transform.scales import Scales
 
 
-@dataclass(frozen=True)
-class Contribution:
+class Contribution(NamedTuple):
     """A source tensor, where its rows go, and the scales of its FP8 codes. No placement: kept as it is.
 
     `exponents` are those of MXFP4 codes that the source has in a tensor of their own; `info` then is the
@@ -37,6 +37,12 @@ class Pieces:
     shape: tuple[int, ...]
     transforms: tuple[str, ...]
     stacked: bool = False
+
+    @property
+    def encodings(self) -> set[Encoding]:
+        """Of all rows."""
+        rows = self.rows[:1] if isinstance(self.rows, Alike) else self.rows
+        return {one.encoding for one in rows}
 
 
 def contribution_rows(

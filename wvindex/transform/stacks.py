@@ -11,6 +11,7 @@ from wvindex.arch.config import ModelConfig
 from wvindex.arch.naming import Placement
 from wvindex.errors import DuplicateName, MetadataError
 from wvindex.sources.base import Source
+from wvindex.transform.combine import Alike
 from wvindex.transform.experts import Folded
 from wvindex.transform.pieces import Contribution, Pieces, contribution_rows, transforms_of
 from wvindex.transform.rows import Rows, SourceRows
@@ -41,18 +42,33 @@ def stack(source: Source, key: str, contributions: Sequence[Contribution], confi
     is_whole = first.placement is None or first.placement.expert is None
     if is_whole and len(contributions) == 1 and shape[:1] == (count,) and len(shape) == n_dims:
         return _whole_stack(source, key, first, count)
-    parts: dict[int, Rows] = {}
+    experts: dict[int, Contribution] = {}
     for contribution in contributions:
         placement = contribution.placement
         if placement is not None and placement.expert is not None:
-            _put(parts, placement.expert, key, contribution, count)
-            parts[placement.expert] = contribution_rows(source, contribution, part=placement.rows)
-    _check_experts(parts, key, contributions, count)
-    rows = [parts[expert] for expert in range(count)]
+            _put(experts, placement.expert, key, contribution, count)
+    _check_experts(experts, key, contributions, count)
+    rows = _one_by_one(source, [experts[expert] for expert in range(count)])
     width = shape[-1] if shape else 1
     if len(shape) == 1:
         return Pieces(rows, (count, width), ("stack",))
     return Pieces(rows, (count, rows[0].n_rows, width), ("stack",), stacked=True)
+
+
+def _one_by_one(source: Source, experts: Sequence[Contribution]) -> Sequence[Rows]:
+    """Give each expert's rows: made when they are read, where all are of one form."""
+
+    def make(expert: int) -> Rows:
+        placement = experts[expert].placement
+        return contribution_rows(source, experts[expert], part=placement.rows if placement else None)
+
+    rows = Alike(len(experts), make)
+    # All that rows of tensors of one shape differ by; of their placements all but the key and the expert.
+    forms = {
+        (info.encoding.name, scales and scales.block, exponents is None, placement and placement[2:])
+        for info, placement, scales, exponents in experts
+    }
+    return rows if len(forms) == 1 else list(rows)
 
 
 def _whole_stack(source: Source, key: str, contribution: Contribution, count: int) -> Pieces:
@@ -83,9 +99,11 @@ def _bias_parts(
     return Folded(values, inside.size)
 
 
-def _put(parts: dict[int, Rows], expert: int, key: str, contribution: Contribution, count: int) -> None:
+def _put(
+    experts: dict[int, Contribution], expert: int, key: str, contribution: Contribution, count: int
+) -> None:
     info = contribution.info
-    if expert in parts:
+    if expert in experts:
         raise DuplicateName(f"expert {expert} of {key} stands twice", file=info.file, tensor=info.name)
     if expert >= count:
         raise MetadataError(
@@ -96,13 +114,14 @@ def _put(parts: dict[int, Rows], expert: int, key: str, contribution: Contributi
             expected=count,
             found=expert + 1,
         )
+    experts[expert] = contribution
 
 
 def _check_experts(
-    parts: dict[int, Rows], key: str, contributions: Sequence[Contribution], count: int
+    experts: dict[int, Contribution], key: str, contributions: Sequence[Contribution], count: int
 ) -> None:
     first = contributions[0].info
-    missing = list(islice((expert for expert in range(count) if expert not in parts), 8))
+    missing = list(islice((expert for expert in range(count) if expert not in experts), 8))
     if missing or not count:
         raise MetadataError(
             f"experts of {key} are missing",

@@ -15,12 +15,13 @@ from urllib.parse import urlsplit
 from wvindex.errors import UsageError
 from wvindex.inspection.collect import Progress
 from wvindex.inspection.sql.engine import Engine
-from wvindex.inspection.sql.export import TEXTS, whole_file, write_text
+from wvindex.inspection.sql.export import TEXTS, write_text
 from wvindex.inspection.sql.on_demand import Meter
 from wvindex.inspection.sql.relations import TABLES
 from wvindex.inspection.table import Table
 from wvindex.opening import open as open_any
 from wvindex.query.database import Store
+from wvindex.store.outputs import output_file
 
 FORMATS: Final = (".parquet", *TEXTS)
 
@@ -109,7 +110,7 @@ def export_sql(
     target = Path(output)
     if target.suffix.lower() not in FORMATS:
         raise UsageError("no such format", file=target, field="output", expected=", ".join(FORMATS))
-    with whole_file(target, overwrite=overwrite) as path:
+    with output_file(target, overwrite=overwrite) as path:
         if path.suffix.lower() in TEXTS:
             write_text(sql(query, *sources, keep=keep, progress=progress), path)
         else:

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from wvindex.errors import StoreError, UsageError
+from wvindex.extras import install_hint
 from wvindex.inspection.sql.on_demand import Meter, Statistics
 from wvindex.inspection.sql.relations import DIFFERENCE_RELATIONS, TABLES, Compute, Relation
 from wvindex.inspection.sql.schema import Column, json_structure
@@ -266,7 +267,7 @@ def _duckdb() -> Any:
     try:
         return import_module("duckdb")
     except ImportError as error:
-        raise UsageError("queries need DuckDB: pip install 'wvindex[sql]'", field="query") from error
+        raise UsageError(f"queries need DuckDB: {install_hint('duckdb')}", field="query") from error
 
 
 def _text(statement: duckdb.Statement) -> str:
