@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gguf
 import safetensors
 from safetensors import safe_open
+
+deserialize = cast("Callable[[bytes], list[tuple[str, dict[str, Any]]]]", safetensors.deserialize)
 
 Digest = tuple[str, tuple[int, ...], str]
 """A tensor's type, its shape as the file has it, and the SHA-256 of its bytes."""
@@ -41,7 +44,6 @@ def hub_tensors(directory: Path) -> dict[str, Digest]:
     for path in sorted(directory.glob("*.safetensors")):
         with safe_open(path, framework="numpy") as file:
             names = set(file.keys())
-        deserialize: Any = safetensors.deserialize
         for name, about in deserialize(path.read_bytes()):
             assert name in names
             assert name not in found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from wvindex.errors import (
     BuildLocked,
     ChecksumError,
     NotAStore,
+    SourceChanged,
     StoreError,
     TargetExists,
     UnknownFormat,
@@ -235,3 +237,14 @@ def test_a_plan_says_all_and_writes_nothing(tmp_path: Path) -> None:
     assert document["files"] == {"out.gguf": EXAMPLE.stat().st_size}
     assert document["nbytes"] == sum(tensor["nbytes"] for tensor in document["tensors"])
     assert (document["refusals"], document["notes"]) == ([], [])
+
+
+def test_a_bare_file_that_changes_meanwhile_is_told(tmp_path: Path) -> None:
+    source = Path(shutil.copy(EXAMPLE, tmp_path / "source.gguf"))
+
+    def touch(done: wvindex.Progress) -> None:
+        os.utime(source, ns=(1, 1))
+
+    with pytest.raises(SourceChanged):
+        export_gguf(source, tmp_path / "out.gguf", progress=touch)
+    assert names(tmp_path) == ["source.gguf"]

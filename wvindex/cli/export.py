@@ -69,10 +69,10 @@ def command(
     as_json: bool,
     as_csv: bool,
 ) -> None:
-    """Write STORE as a checkpoint that other programs read, and print its path.
+    """Write STORE as a checkpoint for other programs.
 
-    OUT is a directory for safetensors, a file for GGUF, and a directory of files with --max-shard-size. A
-    bare GGUF or safetensors checkpoint serves as well as a store.
+    Prints its path. OUT is a directory for safetensors, a file for GGUF, and a directory of files with
+    --max-shard-size. A bare GGUF or safetensors checkpoint serves as well as a store.
     """
     import wvindex as wv
 

@@ -39,11 +39,12 @@ def has_factors(held: Held) -> bool:
 
 
 def dense_tensors(held: Held) -> list[OutTensor]:
-    """Give the arrays of the dense form under their keys; factors that are held besides are left out."""
+    """Give the arrays of the dense form under their keys; factors that are all held besides are left out."""
     tensors = []
+    leaves_out = has_factors(held)
     for rows in held.arrays.values():
         spec = rows.spec
-        if _is_factor(spec.key):
+        if leaves_out and _is_factor(spec.key):
             continue
         tensors.append(OutTensor(spec.key, spec.shape, rows))
         if spec.encoding.scale_block is not None:
@@ -67,7 +68,7 @@ def absorbed_block(held: Held) -> dict[str, Any]:
         "scale_block": {
             spec.key: list(spec.encoding.scale_block)
             for spec in held.specs
-            if spec.encoding.scale_block is not None and not _is_factor(spec.key)
+            if spec.encoding.scale_block is not None and not (has_factors(held) and _is_factor(spec.key))
         },
         "row_scale": {spec.key: asdict(spec.row_scale) for spec in held.specs if spec.row_scale is not None},
     }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -94,8 +95,8 @@ def export(
     asked = _asked(format, mla, dtype, tokenizer, max_shard_size)
     budget = _memory(max_memory)
     target = resolved(out)
-    require = require_file if _is_file(asked) else require_directory
-    require_place(target, lambda path: require(path, overwrite=overwrite))
+    require = _require_replaceable(asked, overwrite=overwrite)
+    require_place(target, require)
     with _composed(store, target, asked) as (held, outline):
         _require_representable(outline)
         write(
@@ -103,7 +104,8 @@ def export(
             target,
             _identity(held, outline, asked),
             as_file=_is_file(asked),
-            overwrite=overwrite,
+            require_replaceable=require,
+            require_unchanged=held.require_unchanged,
             restart=restart,
             max_memory=budget,
             progress=progress,
@@ -183,6 +185,13 @@ def _asked(
         tokenizer=tokenizer,
         max_shard_size=size,
     )
+
+
+def _require_replaceable(asked: Options, *, overwrite: bool) -> Callable[[Path], None]:
+    """Give what refuses to replace anything but a result of the same kind."""
+    if _is_file(asked):
+        return partial(require_file, overwrite=overwrite)
+    return partial(require_directory, suffix=f".{asked.format}", overwrite=overwrite)
 
 
 def _is_file(asked: Options) -> bool:

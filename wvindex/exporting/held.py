@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from wvindex.sources.base import TokenizerData
 from wvindex.sources.detect import open_source
 from wvindex.sources.gguf_kept import KeptGGUF, read_gguf_document
 from wvindex.sources.kept import GGUF_METADATA, kept_files
+from wvindex.sources.unchanged import require_unchanged
 from wvindex.store.catalog import ArrayEntry, Catalog
 from wvindex.store.links import LinkedReader, linked_files
 from wvindex.store.metadata import CATALOG_JSON, ZARR_JSON
@@ -56,6 +58,9 @@ class Held:
         Files below ``source/``; empty for a store that kept none.
     identity : list of mapping
         JSON values that tell it from others.
+    require_unchanged : callable
+        Raises `SourceChanged` if a bare checkpoint's files are no longer what they were; a store's chunks are
+        verified as they are read.
     """
 
     name: str
@@ -68,6 +73,7 @@ class Held:
     tokenizer: TokenizerData | None
     kept: Mapping[str, bytes]
     identity: list[dict[str, Any]]
+    require_unchanged: Callable[[], None]
 
     @property
     def specs(self) -> list[ArraySpec]:
@@ -128,7 +134,7 @@ def _of_store(path: str) -> Iterator[Held]:
         objects.close()
 
 
-def _held_store(objects: Objects, catalog: Catalog, reader: Any) -> Held:
+def _held_store(objects: Objects, catalog: Catalog, reader: Callable[[ArrayEntry], RowReader]) -> Held:
     others = [name for name in catalog.files if name not in catalog.tokenizer_files]
     document = objects.read_file(CATALOG_JSON, MAX_JSON_BYTES) or b""
     arrays: dict[str, StoredRows] = {}
@@ -145,6 +151,7 @@ def _held_store(objects: Objects, catalog: Catalog, reader: Any) -> Held:
         tokenizer=read_tokenizer(objects, catalog),
         kept=read_files(objects, catalog, others),
         identity=[{"name": CATALOG_JSON, "sha256": hashlib.sha256(document).hexdigest()}],
+        require_unchanged=lambda: None,
     )
 
 
@@ -167,6 +174,7 @@ def _of_checkpoint(path: Path) -> Iterator[Held]:
             tokenizer=source.tokenizer(),
             kept=kept_files(source, planned.ledger),
             identity=[asdict(file) for file in source.fingerprint()],
+            require_unchanged=partial(require_unchanged, source),
         )
 
 

@@ -82,7 +82,7 @@ def restored_config(held: Held, tensors: Sequence[OutTensor], outline: Outline) 
         outline.notes.append("the store did not keep config.json as it was: its values are written anew")
     if changed:
         outline.notes.append(f"{len(changed)} tensors are not in the encoding that their source had")
-    config = dict(held.source_config)
+    config = dict(held.source_config) if kept is None else json.loads(kept)
     if dropped:
         config.pop(_QUANTIZATION, None)
         outline.notes.append(f"codes are decoded: {dropped} tensors of scales are not written")

@@ -15,7 +15,6 @@ from wvindex.exporting.outline import Outline
 from wvindex.limits import PROCESS_BYTES
 from wvindex.sources.files import list_names
 from wvindex.sources.gguf_header import MAGIC
-from wvindex.sources.safetensors import CONFIG_JSON
 from wvindex.store.reader import is_store
 
 SUFFIX: Final = ".exporting"
@@ -23,19 +22,18 @@ SUFFIX: Final = ".exporting"
 _MOST_BUFFERED: Final = 64 << 20
 """Held of a file, and synced at once."""
 
-_WEIGHTS: Final = (".safetensors", ".gguf")
-
 Report = Callable[[Progress], None] | None
 
 
-def require_directory(path: Path, *, overwrite: bool) -> None:
-    """Refuse to put a directory where something else stands than a checkpoint that is to be replaced.
+def require_directory(path: Path, *, suffix: str, overwrite: bool) -> None:
+    """Refuse to put a directory where something else stands than one with files of its kind.
 
     Raises
     ------
     TargetExists
     """
-    require_checkpoint(path, overwrite=overwrite, kind="a checkpoint's directory", is_kind=_is_checkpoint)
+    kind = f"a directory of {suffix} files"
+    require_checkpoint(path, overwrite=overwrite, kind=kind, is_kind=partial(_holds, suffix=suffix))
 
 
 def require_file(path: Path, *, overwrite: bool) -> None:
@@ -51,10 +49,8 @@ def require_file(path: Path, *, overwrite: bool) -> None:
         raise TargetExists("only a GGUF file is replaced by one", file=path)
 
 
-def _is_checkpoint(path: Path) -> bool:
-    names = list_names(path)
-    holds = any(name.endswith(_WEIGHTS) for name in names)
-    return holds and not is_store(path) and (CONFIG_JSON in names or all(n.endswith(".gguf") for n in names))
+def _holds(path: Path, suffix: str) -> bool:
+    return any(name.endswith(suffix) for name in list_names(path)) and not is_store(path)
 
 
 def _begins_with(path: Path, magic: bytes) -> bool:
@@ -68,7 +64,8 @@ def write(
     identity: dict[str, Any],
     *,
     as_file: bool,
-    overwrite: bool,
+    require_replaceable: Callable[[Path], None],
+    require_unchanged: Callable[[], None],
     restart: bool,
     max_memory: int,
     progress: Report,
@@ -84,7 +81,11 @@ def write(
         What tells this export from others: one that was interrupted goes on only with its own.
     as_file : bool
         Whether the outline's one file shall stand at `target` itself.
-    overwrite, restart, max_memory, progress
+    require_replaceable : callable
+        Raises `TargetExists` for what may not be replaced.
+    require_unchanged : callable
+        Raises before anything is published, if what was read has changed since.
+    restart, max_memory, progress
         As in `wvindex.export`.
     """
     total = sum(part.nbytes for parts in outline.contents.values() for part in parts)
@@ -99,7 +100,7 @@ def write(
     with StagedDirectory(
         target,
         identity,
-        require_replaceable=partial(require_file if as_file else require_directory, overwrite=overwrite),
+        require_replaceable=require_replaceable,
         buffer_bytes=max(min((max_memory - PROCESS_BYTES) // 4, _MOST_BUFFERED), 1 << 16),
         restart=restart,
         suffix=SUFFIX,
@@ -109,6 +110,7 @@ def write(
         staged.require_space(total)
         for name, parts in outline.contents.items():
             staged.write(name, parts, partial(report, name))
+        require_unchanged()
         if as_file:
             (name,) = outline.contents
             staged.publish_file(name)
