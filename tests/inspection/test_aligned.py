@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 import wvindex as wv
 from tests.support.checkpoints import checkpoint, names
 from tests.support.damaged import changed
+from tests.support.gguf_metadata import MLAForm
 from tests.support.packed import REPO_GOLDEN, zoo
+from tests.support.safetensors_writer import Experts
 from tests.support.stores import Stores
 from tests.support.tensors import plain_tensor
 from wvindex.arch.config import ModelConfig
@@ -56,7 +58,7 @@ def test_every_block_type_is_what_other_decoders_make_of_it(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("experts", ["each", "fused"])
-def test_experts_apart_and_stacked_do_not_differ(experts: str, stores: Stores) -> None:
+def test_experts_apart_and_stacked_do_not_differ(experts: Experts, stores: Stores) -> None:
     one, other = stores.safetensors("mixtral"), stores.safetensors("mixtral", "v5", experts)
     assert not wv.diff(one, other).differs
 
@@ -109,7 +111,7 @@ def test_absorbed_and_kept_attention_differ_by_rounding_at_most(name: str, store
 
 
 @pytest.mark.parametrize("form", ["split", "kv_b"])
-def test_absorbed_attention_and_either_form_of_gguf(form: str, stores: Stores) -> None:
+def test_absorbed_attention_and_either_form_of_gguf(form: MLAForm, stores: Stores) -> None:
     for dtype in ("F32", "Q8_0"):
         file = stores.gguf("deepseek_v2", form, dtype)
         assert not wv.diff(stores.build(file), file).differs
