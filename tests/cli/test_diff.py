@@ -118,7 +118,9 @@ def test_columns_apply_to_the_table_in_json() -> None:
 def test_a_choice_that_nothing_is_of_is_no_success(options: list[str]) -> None:
     result = invoke("diff", Q4, Q2, *options)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith("error[selection]: nothing matches (")
+    assert result.stderr.startswith(
+        ("error[selection]: nothing matches (", "error[selection]: no such layer (")
+    )
 
 
 @pytest.mark.parametrize("selector", ["*", "*.up_proj.weight"])

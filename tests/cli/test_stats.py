@@ -64,10 +64,16 @@ def test_sorted_by_a_column_that_is_not_shown(ascending: bool, store: Path) -> N
     assert [line.split()[0] for line in lines] == expected["key"]
 
 
-@pytest.mark.parametrize(("layers", "found"), [("1", {1}), ("0,2", {0, 2}), ("1:", {1, 2}), ("7", set())])
+@pytest.mark.parametrize(("layers", "found"), [("1", {1}), ("0,2", {0, 2}), ("1:", {1, 2}), ("-1", {2})])
 def test_layers(layers: str, found: set[int], store: Path) -> None:
     rows = document("stats", store, "--layer", layers)["rows"]
     assert {row["layer"] for row in rows} == found
+
+
+def test_a_layer_that_is_not_there(store: Path) -> None:
+    result = invoke("stats", store, "--layer", "7")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "error[selection]: no such layer (expected: layers 0 to 2, found: 7)\n"
 
 
 def test_a_spectrum_adds_columns(store: Path) -> None:

@@ -34,7 +34,7 @@ class Stores:
 
     def gguf(self, name: str, mla: MLAForm = "split", dtype: str = "F32", shards: int = 1) -> Path:
         """Give a GGUF file, or the first of its shards."""
-        path = self.root / f"{name}-{mla}-{dtype}-{shards}.gguf"
+        path = self.root / f"{name}-{mla}-{dtype}{f'-{shards}' if shards > 1 else ''}.gguf"
         if path not in self._written:
             self._written[path] = write_gguf(checkpoint(name), path, mla=mla, dtype=dtype, shards=shards)[0]
         return self._written[path]
