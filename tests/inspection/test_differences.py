@@ -341,5 +341,5 @@ def test_equal_values_of_any_type_are_equal(make: Make, stores: Stores, tmp_path
 
 @pytest.mark.parametrize("choice", [{"selector": "nothing*"}, {"layers": 99}, {"role": "mlp.nothing"}])
 def test_a_choice_that_nothing_is_of_is_refused(choice: dict[str, Any]) -> None:
-    with pytest.raises(SelectionError, match="nothing matches|no such layer"):
+    with pytest.raises(SelectionError, match=r"nothing matches|no such layer"):
         wv.diff(Q4, Q2, **choice)

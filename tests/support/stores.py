@@ -21,23 +21,24 @@ class Stores:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._built: dict[tuple[Path, tuple[tuple[str, str], ...]], Path] = {}
-        self._written: dict[Path, Path] = {}
+        self._written: dict[tuple[Path, int], Path] = {}
 
     def safetensors(self, name: str, form: Form = "hub", experts: Experts = "each", shards: int = 1) -> Path:
         """Give a directory of safetensors files."""
         directory = self.root / f"{name}-{form}-{experts}-{shards}"
-        if directory not in self._written:
-            self._written[directory] = write_safetensors(
+        if (directory, shards) not in self._written:
+            self._written[directory, shards] = write_safetensors(
                 checkpoint(name), directory, form=form, experts=experts, shards=shards
             )
-        return self._written[directory]
+        return self._written[directory, shards]
 
     def gguf(self, name: str, mla: MLAForm = "split", dtype: str = "F32", shards: int = 1) -> Path:
         """Give a GGUF file, or the first of its shards."""
-        path = self.root / f"{name}-{mla}-{dtype}{f'-{shards}' if shards > 1 else ''}.gguf"
-        if path not in self._written:
-            self._written[path] = write_gguf(checkpoint(name), path, mla=mla, dtype=dtype, shards=shards)[0]
-        return self._written[path]
+        path = self.root / f"{name}-{mla}-{dtype}.gguf"
+        if (path, shards) not in self._written:
+            written = write_gguf(checkpoint(name), path, mla=mla, dtype=dtype, shards=shards)
+            self._written[path, shards] = written[0]
+        return self._written[path, shards]
 
     def build(self, source: Path, **options: Any) -> Path:
         """Give the store of a checkpoint, built once for each choice of options."""
