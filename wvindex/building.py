@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from wvindex.linking import SourceLinks
 from wvindex.sizes import parse_size
 from wvindex.sources.base import Source
 from wvindex.sources.detect import open_source
+from wvindex.sources.maxtext import MaxTextSource
 from wvindex.sources.unchanged import hash_files, require_unchanged
 from wvindex.store.catalog import ArrayEntry, Catalog
 from wvindex.store.layout import array_path
@@ -60,19 +61,22 @@ def plan(
     mla: str = "absorb",
     dtype: str = "keep",
     absorbed_dtype: str = "float32",
+    config: str | os.PathLike[str] | None = None,
 ) -> Plan:
     """Plan a build without writing anything: what would be stored, from what, and what could not be.
 
     Parameters
     ----------
     source : path
-        A GGUF file (or any shard of one), a safetensors file, or a directory of them.
+        A GGUF file (or any shard of one), a safetensors file, a directory of them, or a MaxText checkpoint.
     mla : {"absorb", "keep", "both"}
         How Multi-head Latent Attention is stored: as dense Q, K and V, as its low-rank factors, or both.
     dtype : {"keep", "float32", "float16", "bfloat16"}
         ``keep`` stores weights as they come, packed blocks included. Vectors are never narrowed.
     absorbed_dtype : {"float32", "float16", "bfloat16"}
         Storage of what absorption works out.
+    config : path, optional
+        What model a MaxText checkpoint is: its YAML, or a config.json of Hugging Face.
 
     Returns
     -------
@@ -86,7 +90,7 @@ def plan(
     UsageError
         If an option has no such value.
     """
-    with open_source(Path(source)) as opened:
+    with open_source(Path(source), config) as opened:
         return _plan(opened, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
 
 
@@ -109,6 +113,7 @@ def build(
     mla: str = "absorb",
     dtype: str = "keep",
     absorbed_dtype: str = "float32",
+    config: str | os.PathLike[str] | None = None,
     link: bool = False,
     max_memory: int | str = "1GiB",
     overwrite: bool = False,
@@ -125,7 +130,7 @@ def build(
 
     Parameters
     ----------
-    source, mla, dtype, absorbed_dtype
+    source, mla, dtype, absorbed_dtype, config
         As in `plan`.
     out : path, optional
         ``<stem>.zarr`` in the working directory where not given.
@@ -173,7 +178,9 @@ def build(
         raise UsageError("what is linked is not read, so it cannot be found finite", field="strict_finite")
     target = output_path(source, out)
     require_target(resolved(target), overwrite=overwrite)
-    with open_source(Path(source)) as opened:
+    with open_source(Path(source), config) as opened:
+        if link and opened.format == "maxtext":
+            raise UsageError("a store cannot refer to chunks of a MaxText checkpoint", field="link")
         planned = _plan(opened, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
         require_representable(planned)
         require_memory(planned, budget)
@@ -183,8 +190,11 @@ def build(
         identity = build_identity(opened, planned, _options(planned, linker), hashes)
         with StoreWriter(target, overwrite=overwrite, identity=identity, restart=restart) as writer:
             require_space(planned, writer, links)
+            if isinstance(opened, MaxTextSource):
+                opened.scratch_in(writer.root)
             check = partial(require_finite, opened) if strict_finite else None
-            arrays = _write_arrays(planned, writer, links, budget, progress, check)
+            operations = in_reading_order(opened, planned)
+            arrays = _write_arrays(operations, planned, writer, links, budget, progress, check)
             require_unchanged(opened)
             if hashes is not None:
                 require_same_hashes(opened, hashes)
@@ -192,7 +202,20 @@ def build(
     return target
 
 
+def in_reading_order(source: Source, planned: Plan) -> Sequence[Operation]:
+    """Give the operations in the order in which their sources are best read.
+
+    What a plan has layer by layer may stand in one stack; what is made of it then goes together.
+    """
+    stacks = {info.name: info.rendering.stack for info in source.tensors() if info.rendering is not None}
+    if not stacks:
+        return planned.operations
+    order = {stack: place for place, stack in enumerate(dict.fromkeys(stacks.values()))}
+    return sorted(planned.operations, key=lambda operation: order[stacks[operation.spec.sources[0]]])
+
+
 def _write_arrays(
+    operations: Sequence[Operation],
     planned: Plan,
     writer: StoreWriter,
     links: Mapping[str, Link],
@@ -216,7 +239,7 @@ def _write_arrays(
         if check is not None:
             check(arrays[key])
 
-    for operation in planned.operations:
+    for operation in operations:
         spec, rows = operation.spec, operation.rows
         link = links.get(spec.key)
         if link is not None:

@@ -52,7 +52,7 @@ def require_agreement(source: Source, f: Fields, config: ModelConfig) -> None:
 def require_vocabulary(source: Source, stated: object) -> None:
     """Refuse a ``vocab_size`` of 0, or of more than the embedding has rows."""
     for info in source.tensors():
-        if not isinstance(stated, int) or not info.shape or not _EMBEDDING.fullmatch(info.name):
+        if not isinstance(stated, int) or not info.shape or not _EMBEDDING.fullmatch(info.hub_name):
             continue
         if not 0 < stated <= info.shape[0] and _has_its_own_shape(info):
             raise _error(info, "vocab_size", f"1 to {info.shape[0]}, the embedding's rows", stated)
@@ -64,7 +64,7 @@ def _require_leading_dense(source: Source, stated: int) -> None:
     dense: dict[int, TensorInfo] = {}
     for info in source.tensors():
         for pattern, layers in ((_ROUTED, experts), (_DENSE, dense)):
-            if match := pattern.fullmatch(info.name):
+            if match := pattern.fullmatch(info.hub_name):
                 layers.setdefault(int(match[1]), info)
     least, most = max(dense, default=-1) + 1, min(experts, default=stated)
     if experts and most < stated and least <= most:
@@ -80,7 +80,7 @@ def _range(least: int, most: int) -> str:
 
 def _require_shared(source: Source, stated: int, width: int) -> None:
     for info in source.tensors():
-        if not _SHARED.fullmatch(info.name) or len(info.shape) != 2 or not _has_its_own_shape(info):
+        if not _SHARED.fullmatch(info.hub_name) or len(info.shape) != 2 or not _has_its_own_shape(info):
             continue
         if info.shape[0] != stated * width:
             expected = f"{info.shape[0] / width:g}, for {info.shape[0]} rows of experts of {width}"

@@ -82,7 +82,7 @@ def place(info: TensorInfo, family: Family | None, config: ModelConfig, source_f
 
 
 def _hub_key(info: TensorInfo, family: Family) -> str | None:
-    name = info.name
+    name = info.hub_name
     for prefix, standard in _PREFIXES:
         if name.startswith(prefix):
             name = standard + name.removeprefix(prefix)
@@ -107,9 +107,9 @@ def is_part_of_a_weight(info: TensorInfo, family: Family, source_format: str) ->
     ``q_proj.weight_scale``, ``q_proj.SCB``, ``q_proj.lora_A.weight``, ``blk.0.attn_q.scale``. A weight that
     they belong to is not the model's by itself.
     """
-    parts = info.name.split(".")
+    parts = info.hub_name.split(".")
     for end in range(1, len(parts)):
-        weight = replace(info, name=".".join([*parts[:end], "weight"]))
+        weight = replace(info, name=".".join([*parts[:end], "weight"]), rendering=None)
         if source_format == "gguf":
             known = standard_key(weight.name, family.gguf_arch, tuple(family.splits)) is not None
         else:

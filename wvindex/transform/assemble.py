@@ -93,7 +93,10 @@ def assemble(
         pieces = _Pieces([rows], shape, (transform,))
     else:
         pieces = _gather(source, key, target, config)
+        pieces = replace(pieces, transforms=(*_rendered(target), *pieces.transforms))
         exactness = "reordered" if pieces.transforms else "bit"
+        if not all(c.info.rendering is None or c.info.rendering.is_exact for c in target.contributions):
+            exactness = "derived"
         if not {rows.encoding.name for rows in pieces.rows} <= {
             contribution.info.encoding.name for contribution in target.contributions
         }:
@@ -116,6 +119,12 @@ def assemble(
         mtp=is_mtp(layer, config),
     )
     return spec, rows
+
+
+def _rendered(target: Target) -> tuple[str, ...]:
+    """Give what a source did to the tensors to show them in Hugging Face's form."""
+    shown = (c.info.rendering for c in target.contributions)
+    return tuple(dict.fromkeys(name for one in shown if one is not None for name in one.transforms))
 
 
 def _expert(contribution: Contribution) -> int:
@@ -307,7 +316,7 @@ def _cast(
             check_decodable(rows.encoding, info)
         parts = [Cast(rows, wanted, subtract) for rows in parts]
         transforms += ("subtract_one",) if subtract else ("cast",)
-        exactness = "derived" if subtract else "cast"
+        exactness = "derived" if subtract or exactness == "derived" else "cast"
     rows = parts[0] if len(parts) == 1 else Concat(parts, stacked=pieces.stacked)
     return rows, transforms, exactness
 

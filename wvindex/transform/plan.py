@@ -85,6 +85,8 @@ class Plan:
         The build's options.
     notes : tuple of str
         What is odd about the source, though valid.
+    source_bytes : int
+        Memory that the source takes to read anything: chunks that are decoded whole.
     """
 
     config: ModelConfig
@@ -96,12 +98,13 @@ class Plan:
     bytes_out: int
     options: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    source_bytes: int = 0
 
     @property
     def peak_memory(self) -> int:
         """Bytes at the worst moment, at most: the process, the largest factor and the tiles beside it."""
         most = max((op.fixed_bytes + 4 * _tile_bytes(op) for op in self.operations), default=0)
-        return PROCESS_BYTES + most
+        return PROCESS_BYTES + self.source_bytes + most
 
     def __repr__(self) -> str:
         """Give one line."""
@@ -212,10 +215,11 @@ class _Planner:
             operations=tuple(sorted(self.operations, key=lambda op: _reading_order(op.spec.key))),
             ledger=tuple(self._ledger_entry(info) for info in tensors),
             refusals=tuple(self.refusals),
-            bytes_in=sum(info.nbytes for info in tensors),
+            bytes_in=sum(info.nbytes for info in tensors if info.aside is None),
             bytes_out=sum(op.spec.nbytes for op in self.operations),
             options=options,
             notes=self.source.notes,
+            source_bytes=max((info.rendering.held_bytes for info in tensors if info.rendering), default=0),
         )
 
     def _targets(self) -> dict[str, Target]:
@@ -225,8 +229,8 @@ class _Planner:
         for tensor, error in refused.items():
             self.refusals.append(Refusal(tensor, error))
         for info in self.source.tensors():
-            if info.name in scaled.scales_of:
-                self.reasons[info.name] = "scales"
+            if info.name in scaled.scales_of or info.aside is not None:
+                self.reasons[info.name] = info.aside or "scales"
                 continue
             try:
                 placed = place(info, self.family, self.config, self.source.format)
