@@ -129,7 +129,11 @@ def params(checkpoint: Checkpoint, *, scanned: bool = True, fused: bool = False)
         put(tree, "decoder.logits_dense.kernel", tensors["lm_head.weight"].T)
     n_layers, dense = int(config["num_hidden_layers"]), config.get("first_k_dense_replace")
     layers = [layer_leaves(checkpoint, layer) for layer in range(n_layers)]
-    stacks = {"layers": layers} if dense is None else {"dense_layers": layers[:dense], "moe_layers": layers[dense:]}
+    stacks = (
+        {"layers": layers}
+        if dense is None
+        else {"dense_layers": layers[:dense], "moe_layers": layers[dense:]}
+    )
     for stack, members in stacks.items():
         for leaves in members if fused else ():
             _fuse(leaves)
@@ -211,7 +215,11 @@ def _write_array(
     if ocdbt:
         kvstore = {"driver": "ocdbt", "base": f"file://{directory}/", "path": f"{name}/"}
     chunk = tuple(min(n, c) for n, c in zip(array.shape, chunk, strict=True))
-    metadata: dict[str, Any] = {"shape": array.shape, "chunks": chunk, "compressor": {"id": "zstd", "level": 1}}
+    metadata: dict[str, Any] = {
+        "shape": array.shape,
+        "chunks": chunk,
+        "compressor": {"id": "zstd", "level": 1},
+    }
     if zarr3:
         grid = {"name": "regular", "configuration": {"chunk_shape": chunk}}
         metadata = {"shape": array.shape, "chunk_grid": grid}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from wvindex.cli.options import PATH, build_options, json_option, max_memory_option
+from wvindex.cli.options import PATH, build_options, config_option, json_option, max_memory_option
 from wvindex.cli.output import emit_json, note
 from wvindex.cli.plan import print_plan
 from wvindex.cli.progress import build_progress
@@ -24,6 +24,7 @@ from wvindex.sizes import format_size
     help="The store; <stem>.zarr in the working directory if absent.",
 )
 @build_options
+@config_option
 @click.option(
     "--link", is_flag=True, help="Do not copy what need not change: refer to the source's bytes instead."
 )
@@ -47,6 +48,7 @@ def command(
     mla: str,
     dtype: str,
     absorbed_dtype: str,
+    config: str | None,
     link: bool,
     max_memory: str,
     overwrite: bool,
@@ -59,7 +61,7 @@ def command(
 ) -> None:
     """Build a store from SOURCE and print its path.
 
-    SOURCE is a GGUF or safetensors file, or a directory of them.
+    SOURCE is a GGUF or safetensors file, a directory of them, or a MaxText checkpoint.
     """
     import wvindex as wv
     from wvindex.building import output_path
@@ -67,12 +69,12 @@ def command(
     from wvindex.store.target import require_target, resolved
 
     if dry_run:
-        planned = wv.plan(source, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
+        planned = wv.plan(source, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype, config=config)
         print_plan(ctx, planned, ledger=False, as_json=as_json)
         return
     require_target(resolved(output_path(source, out)), overwrite=overwrite)
     if not quiet:
-        with open_source(source) as opened:
+        with open_source(source, config) as opened:
             for oddity in opened.notes:
                 note(oddity)
     started = time.monotonic()
@@ -83,6 +85,7 @@ def command(
             mla=mla,
             dtype=dtype,
             absorbed_dtype=absorbed_dtype,
+            config=config,
             link=link,
             max_memory=max_memory,
             overwrite=overwrite,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wvindex.cli.options import PATH, json_option
+from wvindex.cli.options import PATH, config_option, json_option
 from wvindex.cli.output import emit, emit_facts, emit_json, emit_table, note, shape_text
 from wvindex.cli.slicing import parse_layers
 from wvindex.sizes import format_size
@@ -23,16 +23,25 @@ if TYPE_CHECKING:
 @click.option("--layer", metavar="LAYERS", help="Of these layers alone: 3, or 3:7 (3 to 6), or 1,4.")
 @click.option("--role", metavar="GLOB", help="Of this role in a layer: 'self_attn.*', 'mlp.down_proj'.")
 @click.option("-l", "--long", is_flag=True, help="Also where each came from, and its other names.")
+@config_option
 @json_option
-def command(path: str, pattern: str, layer: str | None, role: str | None, long: bool, as_json: bool) -> None:
+def command(
+    path: str,
+    pattern: str,
+    layer: str | None,
+    role: str | None,
+    long: bool,
+    config: str | None,
+    as_json: bool,
+) -> None:
     """List the tensors of PATH.
 
-    PATH is a store, or a bare GGUF or safetensors checkpoint. PATTERN is a glob for the key, or for another
-    name of the tensor: '*.mlp.experts.*', 'blk.3.*'.
+    PATH is a store, or a bare GGUF, safetensors or MaxText checkpoint. PATTERN is a glob for the key, or for
+    another name of the tensor: '*.mlp.experts.*', 'blk.3.*'.
     """
     import wvindex as wv
 
-    with wv.open(path) as db:
+    with wv.open(path, config=config) as db:
         tensors = _selected(db, pattern, layer, role)
         if as_json:
             emit_json({"path": str(db.path), "tensors": [tensor_json(tensor) for tensor in tensors]})

@@ -21,6 +21,16 @@ def json_option(command: Decorated) -> Decorated:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
 
 
+def config_option(command: Decorated) -> Decorated:
+    """Add ``--config``."""
+    return click.option(
+        "--config",
+        type=PATH,
+        metavar="FILE",
+        help="What model a MaxText checkpoint is: its YAML, or a config.json of Hugging Face.",
+    )(command)
+
+
 def table_options(command: Decorated) -> Decorated:
     """Add ``--sort``, ``--ascending``, ``--columns``, ``--json`` and ``--csv``."""
     for option in (

@@ -81,7 +81,9 @@ def _open_directory(directory: Path, config: str | os.PathLike[str] | None) -> S
     if len(models) > 1:
         raise UsageError("several GGUF models: name one of them", file=directory, found=", ".join(models))
     if not models:
-        raise UnknownFormat("neither a GGUF nor a safetensors file, nor an Orbax tree, in the directory", file=directory)
+        raise UnknownFormat(
+            "neither a GGUF nor a safetensors file, nor an Orbax tree, in the directory", file=directory
+        )
     return _open_found(directory, next(iter(models.values())))
 
 

@@ -145,7 +145,10 @@ class MaxTextSource:
         flat = target.cast("B") if target.nbytes else target
         if target.nbytes != stop - start or target.readonly:
             raise UsageError(
-                "the buffer has the wrong length", tensor=info.name, expected=stop - start, found=target.nbytes
+                "the buffer has the wrong length",
+                tensor=info.name,
+                expected=stop - start,
+                found=target.nbytes,
             )
         if stop > start:
             self._read_into(self._forms[info.name], start, stop, flat)

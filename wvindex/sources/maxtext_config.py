@@ -197,7 +197,9 @@ def _converted(s: _Settings) -> MaxTextConfig:
             found=block,
         )
     if s.number("global_parameter_scale") != 1:
-        raise s.error("global_parameter_scale", "1, and sizes as they are", s.number("global_parameter_scale"))
+        raise s.error(
+            "global_parameter_scale", "1, and sizes as they are", s.number("global_parameter_scale")
+        )
     hub = _common(s, _MODEL_TYPES[block])
     hub |= _deepseek(s) if block == "deepseek" else _grouped_query(s, block)
     return MaxTextConfig(hub, s.integer("param_scan_axis"))

@@ -66,7 +66,11 @@ def forms(arrays: Sequence[LeafArray], config: MaxTextConfig, file: Path) -> tup
         other = holders.setdefault(form.tensor.key, form.name)
         if other != form.name:
             raise DuplicateName(
-                f"two leaves hold {form.tensor.key}", file=file, tensor=form.name, expected=other, found=form.name
+                f"two leaves hold {form.tensor.key}",
+                file=file,
+                tensor=form.name,
+                expected=other,
+                found=form.name,
             )
     model.require_whole({form.tensor.key: form for form in found if form.tensor is not None})
     return tuple(found)
@@ -249,4 +253,3 @@ class _Model:
         below = "mlp.experts" if routed else "mlp"
         roles += [f"{below}.{name}_proj.weight" for name in ("gate", "up", "down")]
         return roles + (["mlp.gate.weight"] if routed else [])
-

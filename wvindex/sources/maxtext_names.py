@@ -202,7 +202,13 @@ def _numbered(segment: str, names: tuple[str, ...]) -> tuple[str | None, int | N
     if segment in names:
         return segment, None
     stem, _, number = segment.rpartition("_")
-    if stem in names and number.isascii() and number.isdigit() and len(number) < 6 and number == str(int(number)):
+    if (
+        stem in names
+        and number.isascii()
+        and number.isdigit()
+        and len(number) < 6
+        and number == str(int(number))
+    ):
         return stem, int(number)
     return None, None
 

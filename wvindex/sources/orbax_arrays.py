@@ -206,7 +206,9 @@ def _explained(error: Exception, leaf: Leaf, directory: Path | None = None) -> S
     """Tell what TensorStore's message means; it begins with the code of an absl::Status."""
     message = str(error).partition(" [")[0]
     if message.startswith("NOT_FOUND"):
-        return ShardError("an array, or a chunk of one, is missing", file=directory, tensor=leaf.name, found=message)
+        return ShardError(
+            "an array, or a chunk of one, is missing", file=directory, tensor=leaf.name, found=message
+        )
     if message.startswith(("DATA_LOSS", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE")):
         return MalformedHeader("an array cannot be decoded", file=directory, tensor=leaf.name, found=message)
     return UnreadableSource("an array cannot be read", file=directory, tensor=leaf.name, found=message)

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from wvindex.errors import DuplicateName, LimitExceeded, MalformedHeader, UnknownFormat, UnsafePath, UsageError
+from wvindex.errors import (
+    DuplicateName,
+    LimitExceeded,
+    MalformedHeader,
+    UnknownFormat,
+    UnsafePath,
+    UsageError,
+)
 from wvindex.limits import MAX_DIMS, MAX_ELEMENTS, MAX_JSON_BYTES, MAX_JSON_DEPTH, MAX_NAME_BYTES, MAX_TENSORS
 from wvindex.sources.files import is_directory, list_names, read_beside
 from wvindex.sources.strict_json import parse_object
@@ -81,7 +88,9 @@ def is_orbax(directory: Path) -> bool:
 
 
 def _items(directory: Path, names: list[str]) -> list[str]:
-    return [name for name in names if is_directory(directory / name) and METADATA in list_names(directory / name)]
+    return [
+        name for name in names if is_directory(directory / name) and METADATA in list_names(directory / name)
+    ]
 
 
 def locate(directory: Path) -> Path:
@@ -127,7 +136,9 @@ def read_tree(directory: Path) -> OrbaxTree:
     if not isinstance(members, dict) or not members:
         raise _malformed(file, "tree_metadata", "an object with a member a leaf", members)
     if len(members) > MAX_TENSORS:
-        raise LimitExceeded("too many leaves", file=file, expected=f"at most {MAX_TENSORS}", found=len(members))
+        raise LimitExceeded(
+            "too many leaves", file=file, expected=f"at most {MAX_TENSORS}", found=len(members)
+        )
     leaves: dict[str, Leaf] = {}
     for where, member in members.items():
         leaf = _leaf(member, where, file)
@@ -174,11 +185,18 @@ def _path(keys: object, where: str, file: Path) -> tuple[str, ...]:
     path = tuple(str(key.get("key", "")) if isinstance(key, dict) else "" for key in keys)
     if len(".".join(path).encode()) > MAX_NAME_BYTES:
         raise LimitExceeded(
-            "a leaf's name is too long", file=file, expected=f"at most {MAX_NAME_BYTES} bytes", found=".".join(path)
+            "a leaf's name is too long",
+            file=file,
+            expected=f"at most {MAX_NAME_BYTES} bytes",
+            found=".".join(path),
         )
     if any(not part or part in (".", "..") or set(part) & set("/\\\0") for part in path):
         raise UnsafePath(
-            "a leaf's name is no name of a directory", file=file, field=where, expected="plain keys", found=path
+            "a leaf's name is no name of a directory",
+            file=file,
+            field=where,
+            expected="plain keys",
+            found=path,
         )
     return path
 

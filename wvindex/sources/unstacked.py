@@ -133,4 +133,3 @@ def _bounds(entry: int | slice, n: int) -> tuple[int, int]:
         return entry, entry + 1
     start, stop, _ = entry.indices(n)
     return start, stop
-

@@ -98,7 +98,7 @@ class _Derived:
         self._told = set(tensors).symmetric_difference(reasons)  # the ledger's own faults
         for info in tensors.values():
             reason = reasons.get(info.name)
-            if reason == "scales" and _is_scale(info.name, tensors):
+            if (reason == "scales" and _is_scale(info.name, tensors)) or info.aside == reason is not None:
                 continue
             found = self._place(info)
             if (reason == "config.rope") != (found == "config"):
