@@ -28,6 +28,9 @@ NAMES = (
     "scale",
     "linking",
     "stats",
+    "neighbors",
+    "diff",
+    "fused",
 )
 """Modules of this package, in the order of their turns."""
 

@@ -97,6 +97,7 @@ _ALL: Final = (
     ),
     Bar("link", "link a model of 2,000 tensors", "s (about a second)", 1.25, "at most"),
     Bar("stats", "statistics of a packed model of 1 GB", "x the time of decoding it", 2, "at most"),
+    Bar("diff", "difference of two packed models of 1 GB", "x the time of decoding both", 2, "at most"),
     Bar("import", "import wvindex", "s", 0.3, "at most"),
     Bar("help", "wvindex --help", "s", 0.2, "at most"),
     Bar("first-decode", "a fresh process's first decoded tensor", "s", 1, "at most"),

@@ -10,10 +10,16 @@ from wvindex.errors import WvindexError
 
 if TYPE_CHECKING:
     from wvindex.building import Progress, build, plan
+    from wvindex.converting.api import convert
+    from wvindex.converting.plan import Conversion
     from wvindex.inspection.api import stats
+    from wvindex.inspection.differences import Diff, diff
     from wvindex.inspection.layer_page import LayerPage
+    from wvindex.inspection.linting.api import check
+    from wvindex.inspection.linting.findings import Finding, Report
     from wvindex.inspection.model_page import ModelPage
     from wvindex.inspection.pages import inspect
+    from wvindex.inspection.report.api import report
     from wvindex.inspection.table import Table
     from wvindex.opening import open
     from wvindex.query.database import Store
@@ -22,10 +28,14 @@ if TYPE_CHECKING:
     from wvindex.verifying import Verification, verify
 
 __all__ = [
+    "Conversion",
+    "Diff",
+    "Finding",
     "LayerPage",
     "ModelPage",
     "Plan",
     "Progress",
+    "Report",
     "Store",
     "Table",
     "Tensor",
@@ -33,28 +43,40 @@ __all__ = [
     "WvindexError",
     "__version__",
     "build",
+    "check",
+    "convert",
+    "diff",
     "errors",
     "inspect",
     "open",
     "plan",
+    "report",
     "stats",
     "verify",
 ]
 
 _HOMES = {
+    "Conversion": "wvindex.converting.plan",
+    "Diff": "wvindex.inspection.differences",
+    "Finding": "wvindex.inspection.linting.findings",
     "LayerPage": "wvindex.inspection.layer_page",
     "ModelPage": "wvindex.inspection.model_page",
     "Plan": "wvindex.transform.plan",
     "Progress": "wvindex.building",
+    "Report": "wvindex.inspection.linting.findings",
     "Store": "wvindex.query.database",
     "Table": "wvindex.inspection.table",
     "Tensor": "wvindex.query.lazy",
     "Verification": "wvindex.verifying",
     "build": "wvindex.building",
+    "convert": "wvindex.converting.api",
+    "check": "wvindex.inspection.linting.api",
+    "diff": "wvindex.inspection.differences",
     "errors": "wvindex",
     "inspect": "wvindex.inspection.pages",
     "open": "wvindex.opening",
     "plan": "wvindex.building",
+    "report": "wvindex.inspection.report.api",
     "stats": "wvindex.inspection.api",
     "verify": "wvindex.verifying",
 }

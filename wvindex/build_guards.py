@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +17,7 @@ from wvindex.sources.unchanged import hash_files, source_files
 from wvindex.store.catalog import ArrayEntry
 from wvindex.store.staging import SOURCE_HASHES, SOURCES
 from wvindex.store.writer import StoreWriter
-from wvindex.transform.plan import Plan
+from wvindex.transform.plan import Operation, Plan
 
 GENERATOR = f"wvindex {__version__}"
 """What stores say that they were written by."""
@@ -39,9 +39,9 @@ def build_identity(
     }
 
 
-def require_space(planned: Plan, writer: StoreWriter, links: Mapping[str, Link]) -> None:
+def require_space(operations: Sequence[Operation], writer: StoreWriter, links: Mapping[str, Link]) -> None:
     """Refuse where the file system has too little room for what is still to be written."""
-    needed = sum(op.spec.nbytes for op in planned.operations if op.spec.key not in links)
+    needed = sum(op.spec.nbytes for op in operations if op.spec.key not in links)
     free = shutil.disk_usage(writer.root).free + writer.nbytes_there()
     if needed > free:
         raise NoSpace(

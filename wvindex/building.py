@@ -61,6 +61,7 @@ def plan(
     mla: str = "absorb",
     dtype: str = "keep",
     absorbed_dtype: str = "float32",
+    fused_mla_lora_proj: bool = False,
     config: str | os.PathLike[str] | None = None,
 ) -> Plan:
     """Plan a build without writing anything: what would be stored, from what, and what could not be.
@@ -75,6 +76,9 @@ def plan(
         ``keep`` stores weights as they come, packed blocks included. Vectors are never narrowed.
     absorbed_dtype : {"float32", "float16", "bfloat16"}
         Storage of what absorption works out.
+    fused_mla_lora_proj : bool
+        With `mla` ``keep`` or ``both``: keep the two down-projections of latent attention as one matrix,
+        ``self_attn.fused_qkv_a_proj``, of which both still answer to their own names.
     config : path, optional
         What model a MaxText checkpoint is: its YAML, or a config.json of Hugging Face.
 
@@ -88,13 +92,19 @@ def plan(
     SourceError
         If the source cannot be read.
     UsageError
-        If an option has no such value.
+        If an option has no such value, or what is to be fused is not kept.
     """
     with open_source(Path(source), config) as opened:
-        return _plan(opened, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
+        return _plan(
+            opened,
+            mla=mla,
+            dtype=dtype,
+            absorbed_dtype=absorbed_dtype,
+            fused_mla_lora_proj=fused_mla_lora_proj,
+        )
 
 
-def _plan(source: Source, **options: str) -> Plan:
+def _plan(source: Source, **options: Any) -> Plan:
     """Plan, and refuse what the store has no place for: a name too long for a file."""
     planned = plan_source(source, **options)
     refusals = list(planned.refusals)
@@ -113,6 +123,7 @@ def build(
     mla: str = "absorb",
     dtype: str = "keep",
     absorbed_dtype: str = "float32",
+    fused_mla_lora_proj: bool = False,
     config: str | os.PathLike[str] | None = None,
     link: bool = False,
     max_memory: int | str = "1GiB",
@@ -130,7 +141,7 @@ def build(
 
     Parameters
     ----------
-    source, mla, dtype, absorbed_dtype, config
+    source, mla, dtype, absorbed_dtype, fused_mla_lora_proj, config
         As in `plan`.
     out : path, optional
         ``<stem>.zarr`` in the working directory where not given.
@@ -181,7 +192,13 @@ def build(
     with open_source(Path(source), config) as opened:
         if link and opened.format == "maxtext":
             raise UsageError("a store cannot refer to chunks of a MaxText checkpoint", field="link")
-        planned = _plan(opened, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype)
+        planned = _plan(
+            opened,
+            mla=mla,
+            dtype=dtype,
+            absorbed_dtype=absorbed_dtype,
+            fused_mla_lora_proj=fused_mla_lora_proj,
+        )
         require_representable(planned)
         require_memory(planned, budget)
         linker = SourceLinks(opened, target) if link else None
@@ -189,12 +206,13 @@ def build(
         hashes = hash_files(opened) if verify_source else None
         identity = build_identity(opened, planned, _options(planned, linker), hashes)
         with StoreWriter(target, overwrite=overwrite, identity=identity, restart=restart) as writer:
-            require_space(planned, writer, links)
+            require_space(planned.operations, writer, links)
             if isinstance(opened, MaxTextSource):
                 opened.scratch_in(writer.root)
             check = partial(require_finite, opened) if strict_finite else None
-            operations = in_reading_order(opened, planned)
-            arrays = _write_arrays(operations, planned, writer, links, budget, progress, check)
+            operations = in_reading_order(opened, planned.operations)
+            written = write_arrays(operations, writer, links, budget, progress, check)
+            arrays = {operation.spec.key: written[operation.spec.key] for operation in planned.operations}
             require_unchanged(opened)
             if hashes is not None:
                 require_same_hashes(opened, hashes)
@@ -202,36 +220,55 @@ def build(
     return target
 
 
-def in_reading_order(source: Source, planned: Plan) -> Sequence[Operation]:
+def in_reading_order(source: Source, operations: Sequence[Operation]) -> Sequence[Operation]:
     """Give the operations in the order in which their sources are best read.
 
     What a plan has layer by layer may stand in one stack; what is made of it then goes together.
     """
     stacks = {info.name: info.rendering.stack for info in source.tensors() if info.rendering is not None}
     if not stacks:
-        return planned.operations
+        return operations
     order = {stack: place for place, stack in enumerate(dict.fromkeys(stacks.values()))}
-    return sorted(planned.operations, key=lambda operation: order[stacks[operation.spec.sources[0]]])
+    return sorted(operations, key=lambda operation: order[stacks[operation.spec.sources[0]]])
 
 
-def _write_arrays(
+def write_arrays(
     operations: Sequence[Operation],
-    planned: Plan,
     writer: StoreWriter,
     links: Mapping[str, Link],
     budget: int,
-    progress: Callable[[Progress], None] | None,
-    check: Callable[[ArrayEntry], None] | None,
+    progress: Callable[[Progress], None] | None = None,
+    check: Callable[[ArrayEntry], None] | None = None,
 ) -> dict[str, ArrayEntry]:
+    """Write arrays one after another, some of them on their way to the disk while the next is read.
+
+    Parameters
+    ----------
+    operations : sequence of Operation
+    writer : StoreWriter
+    links : mapping of str to Link
+        Of arrays, by key, that are not written.
+    budget : int
+        Bytes of memory that all of it may take.
+    progress : callable, optional
+    check : callable, optional
+        Looks at each array once it is written, and raises.
+
+    Returns
+    -------
+    dict of str to ArrayEntry
+        By key, in the operations' order.
+    """
     arrays: dict[str, ArrayEntry] = {}
     pending: deque[tuple[str, PendingArray]] = deque()
+    total = sum(operation.spec.nbytes for operation in operations)
     done = 0
 
     def report(key: str, nbytes: int) -> None:
         nonlocal done
         done += nbytes
         if progress is not None:
-            progress(Progress(done, planned.bytes_out, key))
+            progress(Progress(done, total, key))
 
     def finish_oldest() -> None:
         key, array = pending.popleft()
@@ -252,7 +289,7 @@ def _write_arrays(
             finish_oldest()
     while pending:
         finish_oldest()
-    return {operation.spec.key: arrays[operation.spec.key] for operation in planned.operations}
+    return {operation.spec.key: arrays[operation.spec.key] for operation in operations}
 
 
 def _finish(

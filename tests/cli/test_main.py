@@ -155,9 +155,19 @@ def test_what_stdout_cannot_encode_is_escaped(tmp_path: Path) -> None:
     assert "\\u540d\\u524d" in done.stdout
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in {"build", "completion"}])
+@pytest.mark.parametrize(
+    "command", [name for name in COMMANDS if name not in {"build", "convert", "report", "completion"}]
+)
 def test_every_reader_has_json(command: str, kjv: Path) -> None:
-    extra = {"show": ["model.norm.weight"], "run": ["In the", "-n", "1"]}.get(command, [])
+    arguments: dict[str, list[object]] = {
+        "show": ["model.norm.weight"],
+        "diff": [kjv],
+        "run": ["In the", "-n", "1"],
+        "neighbors": ["lm_head.weight[3]"],
+        "tokens": ["lm_head.weight[3]"],
+        "describe": [" Moses"],
+    }
+    extra = arguments.get(command, [])
     source = EXAMPLE if command == "plan" else kjv
     assert isinstance(json.loads(succeed(command, source, *extra, "--json")), dict)
 

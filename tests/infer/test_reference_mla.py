@@ -75,6 +75,32 @@ def test_split_key_and_value_factors_are_the_same(case: str) -> None:
     np.testing.assert_allclose(attend(case, arrays), expected, rtol=1e-10)
 
 
+def fused(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Put both down-projections into one, as serving engines and MaxText have them."""
+    made = dict(arrays)
+    for kind in ("", ".bias"):
+        names = [f"{name}{kind}" for name in ("q_a_proj", "kv_a_proj_with_mqa") if f"{name}{kind}" in made]
+        if names:
+            made[f"fused_qkv_a_proj{kind}"] = np.concatenate([made.pop(name) for name in names])
+    return made
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("case", ["v3", "v3_halves"])
+def test_one_fused_down_projection_is_the_same(case: str, dtype: Any) -> None:
+    arrays = golden(case)
+    found = attend(case, fused(arrays), dtype)
+    np.testing.assert_allclose(found, attend(case, arrays, dtype), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found, arrays["out"], rtol=1e-4, atol=1e-5)
+
+
+def test_the_fused_down_projection_is_what_is_used() -> None:
+    arrays = fused(golden("v3"))
+    assert "q_a_proj" not in arrays
+    arrays["fused_qkv_a_proj"][:24] *= 2  # the norm takes a factor away, not the bias beside it
+    assert np.abs(attend("v3", arrays) - arrays["out"]).max() > 0.01
+
+
 @pytest.mark.parametrize(
     ("case", "name"),
     [

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tests.support.packed import PACKED, assert_same_values, random_rows, reference_decode
 from tests.support.tensors import encoded_tensor, plain_tensor
+from wvindex.errors import SelectionError
 from wvindex.formats.arrays import Heads
 from wvindex.formats.encodings import ENCODINGS
 from wvindex.query.lazy import Tensor
@@ -97,3 +98,46 @@ def test_an_error_of_the_consumer_ends_the_stream() -> None:
 
     with pytest.raises(RuntimeError, match="enough"):
         plain_tensor(np.zeros((4000, 1000), np.float32)).stream(fail)
+
+
+@pytest.mark.parametrize("rows", [(0, 2), (3, 11), (5, 5), None])
+def test_some_rows_of_a_stack_are_counted_from_the_first_of_them(rows: tuple[int, int] | None) -> None:
+    stack = np.arange(3 * 5 * 4, dtype=np.float32).reshape(3, 5, 4)
+    found = np.full((15, 4), np.nan, np.float32)
+
+    def consume(first_row: int, values: NDArray[Any]) -> None:
+        found[first_row : first_row + len(values)] = values
+
+    plain_tensor(stack).stream(consume, rows=rows)
+    expected = stack.reshape(-1, 4)[slice(*(rows or (0, 15)))]
+    np.testing.assert_array_equal(found[: len(expected)], expected)
+    assert np.isnan(found[len(expected) :]).all()
+
+
+def test_some_rows_of_an_expert() -> None:
+    stack = np.arange(3 * 5 * 4, dtype=np.float32).reshape(3, 5, 4)
+    seen: list[NDArray[Any]] = []
+    expert = plain_tensor(stack, key="model.layers.0.mlp.experts.up_proj.weight").expert(1)
+    expert.stream(lambda first_row, values: seen.append(values.copy()), rows=(2, 4))
+    np.testing.assert_array_equal(np.concatenate(seen), stack[1, 2:4])
+
+
+def test_rows_out_of_range_are_refused() -> None:
+    with pytest.raises(SelectionError):
+        plain_tensor(np.ones((3, 4), np.float32)).stream(lambda first_row, values: None, rows=(1, 4))
+
+
+def test_stored_blocks_are_handed_on_before_the_values_that_they_hold() -> None:
+    raw = random_rows("Q4_K", 700, 3)
+    tensor = encoded_tensor(raw, ENCODINGS["Q4_K"])
+    known = np.zeros(100, np.bool_)
+
+    def encoded(first_row: int, blocks: NDArray[np.uint8]) -> None:
+        np.testing.assert_array_equal(blocks, raw[200 + first_row : 200 + first_row + len(blocks)])
+        known[first_row : first_row + len(blocks)] = True
+
+    def consume(first_row: int, values: NDArray[Any]) -> None:
+        assert known[first_row : first_row + len(values)].all()
+
+    tensor.stream(consume, rows=(200, 300), encoded=encoded)
+    assert known.all()

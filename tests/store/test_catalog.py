@@ -15,7 +15,7 @@ import pytest
 from tests.support.arrays import CONFIG, catalog_of, memory_array, write_store
 from wvindex.arch.config import MLA, ModelConfig, MoE, Rope
 from wvindex.errors import CatalogError, StoreVersionError
-from wvindex.formats.arrays import ByteRange, Heads, Link, RowScale
+from wvindex.formats.arrays import ByteRange, Heads, Link, Part, RowScale
 from wvindex.formats.ledger import LedgerEntry
 from wvindex.sources.base import FileFingerprint
 from wvindex.store.catalog import Catalog, parse_catalog
@@ -38,6 +38,12 @@ FULL_CONFIG = replace(
 )
 
 
+PARTS = (
+    Part(key="upper", rows=(0, 5), exactness="bit", sources=("u",), aliases=("U",)),
+    Part(key="lower", rows=(5, 12), exactness="cast", sources=("l",), transforms=("cast",)),
+)
+
+
 @pytest.fixture
 def catalog(tmp_path: Path) -> Catalog:
     scale = RowScale(weight="model.layers.0.w.weight", rows=(0, 3), eps=1e-6, head_slice=(0, 4))
@@ -49,6 +55,7 @@ def catalog(tmp_path: Path) -> Catalog:
             "lm_head.weight", (12, 256), "Q4_K", aliases=("output.weight",), transforms=("permute",)
         ),
         memory_array("odd/Name", (2, 5, 30), "FP8", mapped=False, mtp=True, part_aliases=("a", "b")),
+        memory_array("fused", (12, 8), "BF16", widths=(5, 4, 3), parts=PARTS),
         memory_array("scalar", (), "BF16"),
         memory_array("empty", (0, 5), "F16"),
     ]
@@ -85,6 +92,7 @@ def test_is_valid_against_the_schema(catalog: Catalog) -> None:
         ("file", FileFingerprint),
         ("link", Link),
         ("byte_range", ByteRange),
+        ("part", Part),
     ],
 )
 def test_the_schema_knows_every_field(definition: str, record: Any) -> None:
@@ -122,6 +130,15 @@ CONTRADICTIONS: list[tuple[str, Any, str]] = [
     ("arrays.scalar.part_aliases", ["a"], "arrays.scalar.part_aliases"),
     ("arrays.odd/Name.part_aliases", ["a"], "part_aliases"),
     ("arrays.odd/Name.part_aliases", ["a", "b", "c"], "part_aliases"),
+    ("arrays.fused.parts", [], "parts"),
+    ("arrays.fused.parts.[1].rows", [4, 12], "parts"),
+    ("arrays.fused.parts.[1].rows", [5, 11], "parts"),
+    ("arrays.fused.parts.[1].key", "scalar", "arrays.fused.parts"),
+    ("arrays.fused.parts.[1].key", "upper", "arrays.fused.parts"),
+    ("arrays.fused.parts.[0].exactness", "exact", r"parts.\[0\].exactness"),
+    ("arrays.odd/Name.widths", [2], "arrays.odd/Name.parts"),
+    ("arrays.fused.widths", [5, 4], "arrays.fused.widths"),
+    ("arrays.fused.widths", [12, 0], "arrays.fused.widths"),
     ("arrays.scalar.scale_block", [1, 1], "scale_block"),
     ("arrays.scalar.heads", {"axis": 0, "count": 1}, "arrays.scalar.heads.axis"),
     ("arrays.empty.heads", {"axis": 1, "count": 2}, "arrays.empty.heads.count"),
@@ -159,7 +176,7 @@ def test_a_contradiction_is_named(catalog: Catalog, place: str, value: Any, fiel
     node: Any = document
     *outer, last = place.split(".")
     for step in outer:
-        node = node[step.replace("%", ".")]
+        node = node[int(step[1:-1]) if step.startswith("[") else step.replace("%", ".")]
     node[last] = value
     with pytest.raises(CatalogError, match=field) as caught:
         Catalog.from_json(document)

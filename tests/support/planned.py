@@ -23,7 +23,7 @@ def plan_of(
     *,
     drop: tuple[str, ...] = (),
     config: Mapping[str, Any] | None = None,
-    **options: str,
+    **options: Any,
 ) -> Plan:
     """Plan a recipe's checkpoint whose tensors or configuration have been changed."""
     tensors: dict[str, Any] = dict(checkpoint(name).tensors) | dict(changes or {})

@@ -134,7 +134,7 @@ def test_a_plan_reads_headers_only() -> None:
 )
 def test_options_have_known_values(option: str, value: str) -> None:
     with pytest.raises(UsageError, match=option):
-        plan_source(MemorySource({}), **{option: value})
+        plan_source(MemorySource({}), **dict[str, Any]({option: value}))
 
 
 def test_the_report_says_what_would_be_refused() -> None:

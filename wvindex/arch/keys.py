@@ -36,6 +36,15 @@ LAYER_MODULES: Final = (
 )
 """Modules of a layer that have standard keys, in the order in which listings show them."""
 
+LATENT_DOWN: Final = ("self_attn.q_a_proj", "self_attn.kv_a_proj_with_mqa")
+"""The two down-projections of latent attention, in the order in which their rows stand when fused."""
+
+FUSED_LATENT: Final = "self_attn.fused_qkv_a_proj"
+"""Module of both down-projections as one matrix, rows q_lora_rank | kv_lora_rank | qk_rope_head_dim."""
+
+FUSED_LATENT_NAMES: Final = (f"{FUSED_LATENT}_with_mqa", FUSED_LATENT)
+"""What checkpoints call it: SGLang's parameter, and vLLM's."""
+
 CORRECTION_BIAS: Final = "mlp.gate.e_score_correction_bias"
 
 STANDARD_ROLES: Final = frozenset(

@@ -13,7 +13,15 @@ from typing import Final, Literal
 from wvindex.arch.config import ModelConfig
 from wvindex.arch.family import Family
 from wvindex.arch.gguf_metadata import ROPE_TENSORS
-from wvindex.arch.keys import EXPERT_MODULES, is_standard, layer_key, split_layer, standard_key
+from wvindex.arch.keys import (
+    EXPERT_MODULES,
+    FUSED_LATENT_NAMES,
+    LATENT_DOWN,
+    is_standard,
+    layer_key,
+    split_layer,
+    standard_key,
+)
 from wvindex.errors import MetadataError
 from wvindex.sources.base import TensorInfo
 
@@ -78,7 +86,15 @@ def place(info: TensorInfo, family: Family | None, config: ModelConfig, source_f
         return _UNMAPPED
     if source_format == "gguf":
         return _place_gguf(info, family, config)
-    return Place(tuple(_parts(info, key, family, config))) if (key := _hub_key(info, family)) else _UNMAPPED
+    key = _hub_key(info, family)
+    if key is None or (_is_fused_latent(key) and config.mla is None):
+        return _UNMAPPED
+    return Place(tuple(_parts(info, key, family, config)))
+
+
+def _is_fused_latent(key: str) -> bool:
+    module, _, kind = split_layer(key)[1].rpartition(".")
+    return module in FUSED_LATENT_NAMES and kind in ("weight", "bias")
 
 
 def _hub_key(info: TensorInfo, family: Family) -> str | None:
@@ -96,8 +112,9 @@ def _hub_key(info: TensorInfo, family: Family) -> str | None:
     if role in (_FUSED_EXPERTS, _STACKED_DOWN) and len(info.shape) == 3:
         return layer_key(layer, f"{role}.weight")
     module = role.rpartition(".")[0]
-    known = is_standard(layer_key(layer, role)) or module in family.splits or _EXPERT.fullmatch(role)
-    return layer_key(layer, role) if known else None
+    key = layer_key(layer, role)
+    known = is_standard(key) or _is_fused_latent(key) or module in family.splits or _EXPERT.fullmatch(role)
+    return key if known else None
 
 
 def is_part_of_a_weight(info: TensorInfo, family: Family, source_format: str) -> bool:
@@ -150,7 +167,7 @@ def _parts(
         yield Placement(layer_key(layer, f"{expert[1]}.{expert[3]}"), expert=int(expert[2]))
         return
     module, _, kind = role.rpartition(".")
-    targets = family.splits.get(module)
+    targets = LATENT_DOWN if _is_fused_latent(key) else family.splits.get(module)
     if module in (_FUSED_EXPERTS, _STACKED_DOWN) and len(info.shape) == 3:
         _check_orientation(info, module, config)
     if module == _FUSED_EXPERTS:
@@ -194,7 +211,9 @@ def _permuted_heads(module: str, family: Family, config: ModelConfig) -> int | N
 
 def _split_rows(info: TensorInfo, targets: tuple[str, ...], config: ModelConfig) -> list[tuple[int, int]]:
     total = info.shape[-2] if len(info.shape) > 1 else math.prod(info.shape)
-    if len(targets) == 2:
+    if targets == LATENT_DOWN:
+        sizes = _latent_sizes(info, config)
+    elif len(targets) == 2:
         moe = config.moe if targets[0] in EXPERT_MODULES else None
         sizes = [(moe.moe_intermediate_size if moe else config.intermediate_size) or 0] * 2
     else:
@@ -210,3 +229,18 @@ def _split_rows(info: TensorInfo, targets: tuple[str, ...], config: ModelConfig)
         )
     starts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
     return list(pairwise(starts))
+
+
+def _latent_sizes(info: TensorInfo, config: ModelConfig) -> list[int]:
+    """Give the rows of each down-projection of latent attention."""
+    mla = config.mla
+    if mla is None or mla.q_lora_rank is None:
+        raise MetadataError(
+            "a fused down-projection, in a model whose queries have none",
+            file=info.file,
+            tensor=info.name,
+            field="q_lora_rank",
+            expected="its rows",
+            found="nothing",
+        )
+    return [mla.q_lora_rank, mla.kv_lora_rank + mla.qk_rope_head_dim]

@@ -48,6 +48,7 @@ def command(
     mla: str,
     dtype: str,
     absorbed_dtype: str,
+    fused_mla_lora_proj: bool,
     config: str | None,
     link: bool,
     max_memory: str,
@@ -69,7 +70,14 @@ def command(
     from wvindex.store.target import require_target, resolved
 
     if dry_run:
-        planned = wv.plan(source, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype, config=config)
+        planned = wv.plan(
+            source,
+            mla=mla,
+            dtype=dtype,
+            absorbed_dtype=absorbed_dtype,
+            fused_mla_lora_proj=fused_mla_lora_proj,
+            config=config,
+        )
         print_plan(ctx, planned, ledger=False, as_json=as_json)
         return
     require_target(resolved(output_path(source, out)), overwrite=overwrite)
@@ -85,6 +93,7 @@ def command(
             mla=mla,
             dtype=dtype,
             absorbed_dtype=absorbed_dtype,
+            fused_mla_lora_proj=fused_mla_lora_proj,
             config=config,
             link=link,
             max_memory=max_memory,

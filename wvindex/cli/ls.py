@@ -69,6 +69,8 @@ def tensor_json(tensor: Tensor) -> dict[str, Any]:
         "aliases": tensor.aliases,
         "heads": tensor.heads,
         "row_scale": None if scale is None else asdict(scale),
+        "parts": [asdict(part) for part in tensor.spec.parts],
+        "widths": tensor.spec.widths,
         "mapped": tensor.spec.mapped,
         "mtp": tensor.mtp,
     }
@@ -78,7 +80,7 @@ def _selected(db: Store, pattern: str, layer: str | None, role: str | None) -> l
     if layer is None:
         return db.select(pattern, role=role)
     chosen = {t.key for one in parse_layers(layer) for t in db.select(pattern, layer=one, role=role)}
-    return [tensor for key, tensor in db.items() if key in chosen]
+    return [tensor for tensor in db.select(pattern, role=role) if tensor.key in chosen]
 
 
 def _print_table(tensors: list[Tensor]) -> None:
@@ -97,6 +99,7 @@ def _print_long(tensors: list[Tensor]) -> None:
                 ("from", ", ".join(tensor.source)),
                 ("by", ", ".join(tensor.transforms)),
                 ("also", ", ".join(tensor.aliases)),
+                ("holds", ", ".join(tensor.parts)),
             )
             if value
         )

@@ -12,7 +12,25 @@ import click
 from wvindex._version import __version__
 from wvindex.cli.errors import output_of, report_system_error, reported
 
-COMMANDS: Final = ("plan", "build", "info", "ls", "show", "verify", "stats", "inspect", "run", "completion")
+COMMANDS: Final = (
+    "plan",
+    "build",
+    "info",
+    "ls",
+    "show",
+    "verify",
+    "stats",
+    "inspect",
+    "diff",
+    "check",
+    "neighbors",
+    "tokens",
+    "describe",
+    "report",
+    "run",
+    "convert",
+    "completion",
+)
 """Subcommands in the order in which help shows them; each is ``command`` of a module of its name."""
 
 
@@ -41,8 +59,8 @@ class CommandGroup(click.Group):
 def cli() -> None:
     """Turn model checkpoints into weight databases, and look into either.
 
-    Exit codes: 0 success, 1 faults found, 2 a call that cannot be, 3 what cannot be read or written,
-    4 input that is readable but not supported, 130 interrupted.
+    Exit codes: 0 success, 1 faults or differences found, 2 a call that cannot be, 3 what cannot be read or
+    written, 4 input that is readable but not supported, 130 interrupted.
     """
 
 

@@ -52,6 +52,11 @@ def build_options(command: Decorated) -> Decorated:
     """Add what `wvindex.plan` and `wvindex.build` both take."""
     for option in (
         click.option(
+            "--fused-mla-lora-proj",
+            is_flag=True,
+            help="With --mla keep or both: both down-projections as one matrix, fused_qkv_a_proj.",
+        ),
+        click.option(
             "--absorbed-dtype",
             type=click.Choice(STORAGE[1:]),
             default="float32",

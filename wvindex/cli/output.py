@@ -114,11 +114,8 @@ def emit_result(
     """
     if as_json and as_csv:
         raise UsageError("one format at a time", field="csv", found="--json and --csv")
-    if sort is not None:
-        table = table.sorted(sort, descending=False if ascending else None)
-    if columns is not None and columns != "all":
-        table = table.select([name.strip() for name in columns.split(",")])
-    elif columns is None and not (as_json or as_csv):
+    table = arranged(table, columns=columns, sort=sort, ascending=ascending)
+    if columns is None and not (as_json or as_csv):
         table = table.select([name for name in table.columns if name in shown])
     if as_json:
         emit_json(table.to_json())
@@ -127,11 +124,27 @@ def emit_result(
     elif not len(table):
         note("nothing matches")
     else:
-        numbers = [name for name in table.columns if not any(isinstance(one, str) for one in table[name])]
+        numbers = [name for name in table.columns if not any(map(_is_text, table[name]))]
         emit_table(table.columns, [[number_text(one) for one in row] for row in table.rows], right=numbers)
     for text in table.notes:
         note(f"note: {text}")
     return table
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a cell is text, or a list of texts."""
+    return isinstance(value, str) or (isinstance(value, list) and any(isinstance(one, str) for one in value))
+
+
+def arranged(
+    table: Table, *, columns: str | None = None, sort: str | None = None, ascending: bool = False
+) -> Table:
+    """Sort a table and choose its columns, as the options say; raises as `emit_result`."""
+    if sort is not None:
+        table = table.sorted(sort, descending=False if ascending else None)
+    if columns is None or columns == "all":
+        return table
+    return table.select([name.strip() for name in columns.split(",")])
 
 
 def number_text(value: Any) -> str:

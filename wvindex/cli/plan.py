@@ -30,6 +30,7 @@ def command(
     mla: str,
     dtype: str,
     absorbed_dtype: str,
+    fused_mla_lora_proj: bool,
     config: str | None,
     ledger: bool,
     as_json: bool,
@@ -41,7 +42,14 @@ def command(
     """
     import wvindex as wv
 
-    planned = wv.plan(source, mla=mla, dtype=dtype, absorbed_dtype=absorbed_dtype, config=config)
+    planned = wv.plan(
+        source,
+        mla=mla,
+        dtype=dtype,
+        absorbed_dtype=absorbed_dtype,
+        fused_mla_lora_proj=fused_mla_lora_proj,
+        config=config,
+    )
     print_plan(ctx, planned, ledger=ledger, as_json=as_json)
 
 

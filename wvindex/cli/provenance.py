@@ -32,6 +32,7 @@ TRANSFORMS: Final = {
     "join_kv_b": "K's and V's up-projections joined to one, K's transposed back",
     "join_latent": "rows of the down-projections, one under another: they give the factor that scales "
     "Q, K and V, one number a token",
+    "fuse_qkv_a": "both down-projections as one matrix, the query's rows first",
     "rope_first": "rows of each head reordered: rotary ones first, half-split",
     "absorb_mla": "up-projection x norm weights x down-projection, multiplied out into one dense matrix; "
     "in each head of Q and K the rotary rows come first, half-split, and K's are the down-projection's own",
@@ -53,6 +54,8 @@ def provenance(db: Store, tensor: Tensor) -> Facts:
     """Give facts: exactness, sources, transforms, other names, and the factor of its output."""
     yield "exactness", f"{tensor.exactness}: {EXACTNESS[tensor.exactness]}"
     yield from _sources(db, tensor)
+    for position, part in enumerate(tensor.spec.parts):
+        yield "" if position else "fused of", f"{part.key}: [{part.rows[0]}:{part.rows[1]}]"
     for position, name in enumerate(tensor.transforms):
         words = TRANSFORMS.get(name)
         yield "" if position else "how", f"{name}: {words}" if words else name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from types import EllipsisType
 from typing import Final
 
@@ -64,6 +64,24 @@ def parse_layers(text: str) -> list[int | slice]:
             "not a choice of layers", field="layer", expected="such as 3, 3:7 or 1,4", found=text
         )
     return layers
+
+
+def layer_numbers(keys: Iterable[str], text: str) -> list[int]:
+    """Give the layers that a choice means, of those that `keys` have.
+
+    Raises
+    ------
+    UsageError
+        As `parse_layers`.
+    """
+    from wvindex.arch.keys import split_layer
+
+    have = sorted({n for n, _ in map(split_layer, keys) if n is not None})
+    chosen: set[int] = set()
+    for part in parse_layers(text):
+        wanted = {part} if isinstance(part, int) else set(range(*part.indices(max(have, default=-1) + 1)))
+        chosen |= wanted
+    return sorted(chosen)
 
 
 def items_text(items: tuple[Item, ...]) -> str:

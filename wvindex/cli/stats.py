@@ -12,7 +12,7 @@ import click
 from wvindex.cli.options import PATH, table_options
 from wvindex.cli.output import emit, emit_result, note
 from wvindex.cli.progress import scan_progress
-from wvindex.cli.slicing import parse_layers
+from wvindex.cli.slicing import layer_numbers
 from wvindex.errors import UsageError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def command(
     import wvindex as wv
 
     with wv.open(path) as db:
-        layers = None if layer is None else _layer_numbers(db, layer)
+        layers = None if layer is None else layer_numbers(db, layer)
         with scan_progress() as progress:
             table = wv.stats(
                 db,
@@ -108,17 +108,6 @@ def command(
             _note_nonfinite(table)
         else:
             _plot(db, table, by, plot, printing)
-
-
-def _layer_numbers(db: Store, text: str) -> list[int]:
-    from wvindex.arch.keys import split_layer
-
-    have = sorted({n for n, _ in map(split_layer, db) if n is not None})
-    chosen: set[int] = set()
-    for part in parse_layers(text):
-        wanted = {part} if isinstance(part, int) else set(range(*part.indices(max(have, default=-1) + 1)))
-        chosen |= wanted
-    return sorted(chosen)
 
 
 def _note_nonfinite(table: Table) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from wvindex.formats.encodings import Encoding
@@ -45,6 +45,28 @@ class Heads:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """Rows of an array (values of a vector) that answer to a key of their own: what was fused into it.
+
+    Attributes
+    ----------
+    key : str
+        Standard key.
+    rows : (int, int)
+        Indices [start, stop) of the array's axis 0.
+    exactness, sources, transforms, aliases
+        What an array of these rows alone would have; see `ArraySpec`.
+    """
+
+    key: str
+    rows: tuple[int, int]
+    exactness: Exactness
+    sources: tuple[str, ...]
+    transforms: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ArraySpec:
     """One array: name, shape, encoding, and where it came from.
 
@@ -69,6 +91,11 @@ class ArraySpec:
         False for a tensor that no rule maps, kept under its own name.
     mtp : bool
         Whether it belongs to a multi-token-prediction layer, beyond `num_hidden_layers`.
+    parts : tuple of Part
+        Where arrays were fused: what each of them was, one under another, covering all of axis 0.
+    widths : tuple of int
+        Where arrays were fused: how axis 0 divides by meaning. Of ``fused_qkv_a_proj`` these are
+        q_lora_rank, kv_lora_rank and qk_rope_head_dim.
     """
 
     key: str
@@ -83,6 +110,8 @@ class ArraySpec:
     row_scale: RowScale | None = None
     mapped: bool = True
     mtp: bool = False
+    parts: tuple[Part, ...] = ()
+    widths: tuple[int, ...] = ()
 
     @property
     def row_values(self) -> int:
@@ -125,6 +154,21 @@ class ArraySpec:
         """Encoded bytes, scales included, without any padding of chunks."""
         scales = math.prod(self.scale_shape) * 4 if self.scale_shape else 0
         return self.n_rows * self.row_bytes + scales
+
+
+def part_spec(spec: ArraySpec, part: Part) -> ArraySpec:
+    """Give what one part of a fused array is, as an array of its own."""
+    return replace(
+        spec,
+        key=part.key,
+        shape=(part.rows[1] - part.rows[0], *spec.shape[1:]),
+        exactness=part.exactness,
+        sources=part.sources,
+        transforms=part.transforms,
+        aliases=part.aliases,
+        parts=(),
+        widths=(),
+    )
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wvindex.arch.config import MLA, Rope
+from wvindex.infer.weights import WeightDatabase
 
 Array = NDArray[Any]
+
+_ATTENTION = "model.layers.{}.self_attn.{}"
+_FUSED = "fused_qkv_a_proj"
+_DOWN = ("q_a_proj", "kv_a_proj_with_mqa")
+_FACTORS = ("q_a_layernorm", "q_b_proj", "q_proj", "kv_a_layernorm", "kv_b_proj", "k_b_proj", "v_b_proj")
 
 
 def reference_mla(
@@ -47,7 +53,9 @@ def reference_mla(
         ``kv_a_proj_with_mqa`` (kv_lora_rank + rope, hidden), ``kv_a_layernorm`` (kv_lora_rank,);
         ``kv_b_proj`` (heads * (nope + v), kv_lora_rank), or in its place ``k_b_proj``
         (heads, kv_lora_rank, nope) and ``v_b_proj`` (heads, v, kv_lora_rank).
-        Optional: ``q_a_proj.bias``, ``kv_a_proj_with_mqa.bias``.
+        Optional: ``q_a_proj.bias``, ``kv_a_proj_with_mqa.bias``. In place of ``q_a_proj`` and
+        ``kv_a_proj_with_mqa``, ``fused_qkv_a_proj`` (q_lora_rank + kv_lora_rank + rope, hidden), one
+        under the other, and its bias: one product, then cut.
     mla : MLA
     num_heads : int
     rope : Rope
@@ -62,8 +70,8 @@ def reference_mla(
     (T, num_heads * v_head_dim)
     """
     positions = q_offset + np.arange(len(x))
-    q_nope, q_rope = _queries(x, weights, mla, num_heads)
-    c_kv = _project(x, weights, "kv_a_proj_with_mqa")
+    c_q, c_kv = _down(x, weights, mla)
+    q_nope, q_rope = _queries(x if c_q is None else c_q, weights, mla, num_heads)
     c_kv, k_rope = c_kv[:, : mla.kv_lora_rank], c_kv[:, mla.kv_lora_rank :]
     c_kv = _rms_norm(c_kv, weights["kv_a_layernorm"], mla.norm_eps)
     k_nope, v = _keys_and_values(c_kv, weights, mla, num_heads)
@@ -76,14 +84,43 @@ def reference_mla(
     return out.reshape(len(x), num_heads * mla.v_head_dim)
 
 
-def _queries(x: Array, weights: Mapping[str, Array], mla: MLA, num_heads: int) -> tuple[Array, Array]:
-    """Give q_nope and q_rope, (T, heads, nope) and (T, heads, rope)."""
+def layer_factors(db: WeightDatabase, layer: int) -> dict[str, Array]:
+    """Read a layer's factors as `reference_mla` takes them, fused or not, whichever a store holds.
+
+    Parameters
+    ----------
+    db : WeightDatabase
+        A store of the kept form, or a bare checkpoint.
+    layer : int
+
+    Returns
+    -------
+    dict of str to array
+        float32.
+    """
+    down = (_FUSED,) if _ATTENTION.format(layer, f"{_FUSED}.weight") in db else _DOWN
+    names = {f"{module}.weight": module for module in (*down, *_FACTORS)}
+    names |= {f"{module}.bias": f"{module}.bias" for module in (*down, "q_proj")}
+    keys = {short: _ATTENTION.format(layer, role) for role, short in names.items()}
+    return {short: np.asarray(db[key].read(dtype=np.float32)) for short, key in keys.items() if key in db}
+
+
+def _down(x: Array, weights: Mapping[str, Array], mla: MLA) -> tuple[Array | None, Array]:
+    """Give c_q (T, q_lora_rank), None where there is no such rank, and [c_kv | k_rope]."""
+    if _FUSED in weights:
+        both = _project(x, weights, _FUSED)
+        return both[:, : mla.q_lora_rank], both[:, mla.q_lora_rank :]
+    c_q = None if mla.q_lora_rank is None else _project(x, weights, "q_a_proj")
+    return c_q, _project(x, weights, "kv_a_proj_with_mqa")
+
+
+def _queries(c: Array, weights: Mapping[str, Array], mla: MLA, num_heads: int) -> tuple[Array, Array]:
+    """Give q_nope and q_rope, (T, heads, nope) and (T, heads, rope), from c_q, or from the input itself."""
     if mla.q_lora_rank is None:
-        q = _project(x, weights, "q_proj")
+        q = _project(c, weights, "q_proj")
     else:
-        c_q = _rms_norm(_project(x, weights, "q_a_proj"), weights["q_a_layernorm"], mla.norm_eps)
-        q = _project(c_q, weights, "q_b_proj")
-    q = q.reshape(len(x), num_heads, mla.qk_nope_head_dim + mla.qk_rope_head_dim)
+        q = _project(_rms_norm(c, weights["q_a_layernorm"], mla.norm_eps), weights, "q_b_proj")
+    q = q.reshape(len(c), num_heads, mla.qk_nope_head_dim + mla.qk_rope_head_dim)
     return q[..., : mla.qk_nope_head_dim], q[..., mla.qk_nope_head_dim :]
 
 

@@ -75,7 +75,7 @@ def expert_anomalies(rows: Iterable[Row]) -> list[Row]:
 
 
 def feature_anomalies(rows: Iterable[Row]) -> list[Row]:
-    """Find blocks with features that write nothing (`wvindex.inspection.features.FEATURES`)."""
+    """Find blocks with features that write nothing (`wvindex.inspection.feature_norms.FEATURES`)."""
     return [
         _place(row["layer"], row["role"])
         | {"kind": "dead_features", "count": row["zeros"], "detail": f"of {row['features']:,}"}

@@ -13,7 +13,7 @@ from wvindex.arch.keys import split_layer
 from wvindex.errors import UsageError
 from wvindex.inspection.collect import Compute, Grouping, Job, Progress, collect
 from wvindex.inspection.experts import EXPERT, expert_rows
-from wvindex.inspection.features import FEATURE, block_of, block_tensors, feature_rows, feed_forward_of
+from wvindex.inspection.feature_norms import FEATURE, block_of, block_tensors, feature_rows, feed_forward_of
 from wvindex.inspection.heads import HEAD, head_rows, head_tensors
 from wvindex.inspection.moments import Moments
 from wvindex.inspection.scan import scan
@@ -107,7 +107,7 @@ def stats(
         tensors = db.select(selector or "*", layer=layers, role=role)
         jobs = [Job(by, GROUPINGS[by], tensors)]
         if spectrum is not None:
-            jobs.append(_spectrum_job(by, tensors, spectrum, top))
+            jobs.append(spectrum_job(by, tensors, spectrum, top))
         found, notes = collect(db, jobs, keep=keep, progress=progress)
     columns = [column for job in jobs for column in job.grouping.columns]
     rows = [
@@ -198,7 +198,7 @@ def _matrix_key(db: Store, tensor: Tensor) -> str | None:
     return tensor.key if tensor.ndim > 1 else None
 
 
-def _spectrum_job(by: By, tensors: Sequence[Tensor], kind: Kind, top: int) -> Job:
+def spectrum_job(by: By, tensors: Sequence[Tensor], kind: Kind, top: int) -> Job:
     """Give the job whose rows are the columns that a spectrum adds to those of tensors or of experts."""
     rows_of, subject = _SPECTRAL[by]
     grouping = Grouping(SPECTRUM, _each(lambda tensor: rows_of(tensor, kind, top), 2), subject)

@@ -1,172 +1,135 @@
-"""Feed-forward features: the norms of what each reads, and of what it writes.
-
-Feature i of a gated feed-forward writes ``act(gate_i x) (up_i x) down_i``: rows i of the gate and of the up
-projection, column i of the down projection. The product of the three norms says how strongly it can write;
-the norm of one alone does not, for what is taken from the up row may be given to the down column.
-"""
+"""``Store.describe``: the features that a token's embedding excites in each layer, and what they write."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import reduce
-from typing import Any, Final
+from dataclasses import asdict
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wvindex.arch.keys import layer_key, split_layer
-from wvindex.inspection import kernels
-from wvindex.inspection.distribution import DISTRIBUTION, Distribution
-from wvindex.inspection.scan import column_states, scan
-from wvindex.inspection.tensor_stats import Row
+from wvindex.errors import NonFiniteWeights, SelectionError, UsageError
+from wvindex.inspection.asking import EVIDENCE, Progress, count
+from wvindex.inspection.excitation import EMBEDDING, Excited, excited
+from wvindex.inspection.residual import gain_after, hidden_size
+from wvindex.inspection.table import Table
+from wvindex.inspection.unembedding import Said, Unembedding
 from wvindex.query.database import Store
-from wvindex.query.lazy import Tensor
+from wvindex.query.select import LayerChoice
 
-PARTS: Final = ("gate", "up", "down")
-BLOCKS: Final = ("mlp.shared_experts", "mlp.experts", "mlp")
+Choice = Literal["each", "first", "last"]
 
-FEATURE: Final = ("layer", "role", "expert", "feature", *(f"{part}_l2" for part in PARTS), "strength")
-FEATURES: Final = ("layer", "role", "features", "experts", "zeros", *DISTRIBUTION)
+FEATURES: Final = (
+    "position",
+    "token",
+    "text",
+    "layer",
+    "part",
+    "expert",
+    "feature",
+    "weight",
+    "activation",
+    "writes",
+    "write_tokens",
+    "write_logits",
+)
 
-Norms = NDArray[np.float64]
+MAX_TOKENS: Final = 64
+"""Tokens of a text: each has its row of features for every layer."""
 
-
-@dataclass(frozen=True)
-class FeedForward:
-    """A feed-forward block: a layer's own, its shared experts, or its stack of routed ones.
-
-    Attributes
-    ----------
-    layer : int
-    role : str
-        One of `BLOCKS`.
-    projections : dict of str to Tensor
-        Those of `PARTS` that are there; as many features in each.
-    has_bias : frozenset of str
-        Parts to which a bias is added: a row of zeros does not silence those.
-    """
-
-    layer: int
-    role: str
-    projections: dict[str, Tensor]
-    has_bias: frozenset[str]
-
-    @property
-    def experts(self) -> int | None:
-        """How many are stacked; None where it is a single one."""
-        down = self.projections["down"]
-        return len(down) if down.ndim > 2 else None
-
-    def norms(self) -> dict[str, Norms]:
-        """Take each feature's norms, of the values that are finite; each array is (features,) long.
-
-        Features of a stack stand one expert after another. ``strength`` is the product of all parts.
-        """
-        found = {
-            part: column_norms(tensor) if part == "down" else row_norms(tensor)
-            for part, tensor in self.projections.items()
-        }
-        with np.errstate(over="ignore"):
-            return found | {"strength": reduce(np.multiply, found.values())}
-
-    def dead(self, norms: dict[str, Norms]) -> NDArray[np.bool_]:
-        """Tell which features write nothing whatever they read: a part is zero, and no bias is added."""
-        silent = [norms[part] == 0 for part in self.projections if part not in self.has_bias]
-        dead: NDArray[np.bool_] = np.logical_or.reduce(silent)
-        return dead
+_AT_ONCE: Final = 512
+"""Features whose columns go through the unembedding together."""
 
 
-def block_of(db: Store, tensor: Tensor) -> str | None:
-    """Name the block that a projection belongs to, as ``3 mlp.experts``; None where it is none's."""
-    number, role = split_layer(tensor.key)
-    block, _, name = role.removesuffix(".weight").rpartition(".")
-    if number is None or block not in BLOCKS or name not in {f"{part}_proj" for part in PARTS}:
-        return None
-    return f"{number} {block}" if feed_forward(db, number, block) else None
+def describe(
+    db: Store,
+    text: str,
+    *,
+    layers: LayerChoice = None,
+    k: int = 5,
+    writes: int = 5,
+    token: Choice = "each",
+    norm: bool = True,
+    progress: Progress | None = None,
+) -> Table:
+    """Give the features that the tokens of a text excite, layer by layer: see `Store.describe`."""
+    k, writes = count("k", k), count("writes", writes)
+    ids, notes = _chosen(db, text, token)
+    unembedding = Unembedding(db, norm=norm)
+    numbers = _layers(db, layers)
+    features = list(excited(db, ids, numbers, k, progress))
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(features), _AT_ONCE):
+        some = features[start : start + _AT_ONCE]
+        said, _ = unembedding.says(_directions(db, some), writes)
+        rows += [_row(db, ids, one, written) for one, written in zip(some, said, strict=True)]
+    return Table.of_dicts("features", FEATURES, rows, (EVIDENCE, *notes, *unembedding.notes))
 
 
-def feed_forward(db: Store, number: int, block: str) -> FeedForward | None:
-    """Give a block of a layer; None where it has no down-projection, or its parts do not fit."""
-    keys = {part: layer_key(number, f"{block}.{part}_proj") for part in PARTS}
-    found = {part: db[f"{key}.weight"] for part, key in keys.items() if f"{key}.weight" in db}
-    if "down" not in found or len(found) < 2 or not all(t.ndim in (2, 3) and t.size for t in found.values()):
-        return None
-    counts = {(t.shape[:-2], t.shape[-1] if part == "down" else t.shape[-2]) for part, t in found.items()}
-    biased = frozenset(part for part, key in keys.items() if f"{key}.bias" in db and part != "down")
-    return FeedForward(number, block, found, biased) if len(counts) == 1 else None
-
-
-def feed_forward_of(db: Store, tensors: Sequence[Tensor]) -> FeedForward | None:
-    """Give the block that some projections belong to."""
-    number, role = split_layer(tensors[0].key)
-    return feed_forward(db, number or 0, role.removesuffix(".weight").rpartition(".")[0])
-
-
-def block_tensors(db: Store, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Give all projections of a block, whichever were chosen."""
-    block = feed_forward_of(db, tensors)
-    return list(block.projections.values()) if block else []
-
-
-def feature_rows(block: FeedForward) -> list[Row]:
-    """Give a row for each feature: the columns `FEATURE`."""
-    norms = block.norms()
-    n_features, per_expert = len(norms["strength"]), len(norms["strength"]) // (block.experts or 1)
-    columns = {f"{part}_l2": norms[part].tolist() for part in block.projections}
-    columns["strength"] = norms["strength"].tolist()
-    place: dict[str, Any] = {"layer": block.layer, "role": block.role}
-    return [
-        place
-        | {"expert": i // per_expert if block.experts else None, "feature": i % per_expert}
-        | {name: values[i] for name, values in columns.items()}
-        for i in range(n_features)
-    ]
-
-
-def features_rows(block: FeedForward) -> list[Row]:
-    """Give a row for the norms of each part and one for their product: the columns `FEATURES`.
-
-    ``zeros`` counts norms of zero, and in the row of the product, whose role is the block's, features that
-    write nothing.
-    """
-    norms = block.norms()
-    rows = []
-    for part, values in norms.items():
-        is_whole = part == "strength"
-        zeros = block.dead(norms) if is_whole else values == 0
-        rows.append(
-            {
-                "layer": block.layer,
-                "role": block.role if is_whole else f"{block.role}.{part}_proj",
-                "features": values.size,
-                "experts": block.experts,
-                "zeros": int(np.count_nonzero(zeros)),
-            }
-            | Distribution.of(values).to_row()
+def _chosen(db: Store, text: str, choice: Choice) -> tuple[list[int], list[str]]:
+    """Give the tokens of a text that are described, and a note that names all where it has several."""
+    if choice not in get_args(Choice):
+        expected = ", ".join(get_args(Choice))
+        raise UsageError("no such choice of tokens", field="token", expected=expected, found=choice)
+    ids = db.tokenizer.encode(text, add_special_tokens=False)
+    if not 0 < len(ids) <= MAX_TOKENS:
+        raise UsageError(
+            "a text of some tokens is described", field="text", expected=f"1 to {MAX_TOKENS}", found=len(ids)
         )
-    return rows
+    n_rows = len(db[EMBEDDING])
+    unknown = [i for i in ids if i >= n_rows]
+    if unknown:
+        raise SelectionError(
+            "the embedding has no row for a token",
+            tensor=EMBEDDING,
+            expected=f"below {n_rows}",
+            found=unknown[0],
+        )
+    if len(ids) == 1:
+        return ids, []
+    names = ", ".join(f"{db.tokenizer.id_to_token(i)} ({i})" for i in ids)
+    note = f"the text is {len(ids)} tokens: {names}"
+    if choice == "each":
+        return ids, [f"{note}; each is described by itself"]
+    chosen = ids[0 if choice == "first" else -1]
+    return [chosen], [f"{note}; the {choice} is described"]
 
 
-def row_norms(tensor: Tensor) -> Norms:
-    """Take the norm of each row of a matrix, or of each matrix of a stack, one after another."""
-    return np.concatenate([norms_of(scan(one, rows_per_group=1).states) for one in matrices(tensor)])
+def _layers(db: Store, layers: LayerChoice) -> list[int]:
+    """Give the chosen layers of the forward pass."""
+    wanted = {split_layer(tensor.key)[0] for tensor in db.select(layer=layers)}
+    numbers = [layer.number for layer in db.layers if layer.number in wanted]
+    if not numbers:
+        raise SelectionError("no such layer", field="layers", expected=repr(db.layers), found=layers)
+    return numbers
 
 
-def column_norms(tensor: Tensor) -> Norms:
-    """Take the norm of each column likewise."""
-    return np.concatenate([norms_of(column_states(one)) for one in matrices(tensor)])
+def _directions(db: Store, features: Sequence[Excited]) -> NDArray[np.float64]:
+    """Give what each feature adds to the residual stream, up to a positive factor, (n, hidden_size)."""
+    columns: dict[tuple[int, str, int | None], list[int]] = {}
+    for place, one in enumerate(features):
+        columns.setdefault((one.layer, one.part, one.expert), []).append(place)
+    directions = np.empty((len(features), hidden_size(db)))
+    for (layer, part, expert), places in columns.items():
+        down = db[layer_key(layer, f"{part}.down_proj.weight")]
+        gain = gain_after(db, down)
+        matrix = down if expert is None else down.expert(expert)
+        found = matrix[:, [features[place].feature for place in places]].T.astype(np.float64)
+        directions[places] = found if gain is None else found * gain[1]
+        if not np.isfinite(directions[places]).all():
+            raise NonFiniteWeights("what an excited feature writes is NaN or infinite", tensor=matrix.key)
+    signs = [-1.0 if one.weight * one.activation < 0 else 1.0 for one in features]
+    directions *= np.array(signs)[:, None]
+    return directions
 
 
-def matrices(tensor: Tensor) -> list[Tensor]:
-    """Give a matrix alone, or the matrices of a stack: what is known of all rows of one fits in memory."""
-    if tensor.ndim == 2:
-        return [tensor]
-    return [one for i in range(len(tensor)) for one in matrices(tensor.expert(i))]
-
-
-def norms_of(states: NDArray[np.float64]) -> Norms:
-    """Give the norms that states of moments tell (`wvindex.inspection.kernels.STATE`)."""
-    n, mean, m2 = (states[:, i] for i in (kernels.N, kernels.MEAN, kernels.M2))
-    norms: Norms = np.sqrt(m2 + n * mean * mean)
-    return norms
+def _row(db: Store, ids: Sequence[int], one: Excited, writes: Sequence[Said]) -> dict[str, Any]:
+    return asdict(one) | {
+        "token": ids[one.position],
+        "text": db.tokenizer.id_to_token(ids[one.position]),
+        "writes": [said.text for said in writes],
+        "write_tokens": [said.token for said in writes],
+        "write_logits": [said.logit for said in writes],
+    }

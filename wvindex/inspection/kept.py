@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +21,7 @@ from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
 from wvindex.sources.strict_json import parse_object
 from wvindex.store.catalog import Catalog
-from wvindex.store.durable import fsync_path, make_directory, remove_file, rename, write_file
+from wvindex.store.durable import make_directory, publish_file
 from wvindex.store.layout import STATISTICS
 from wvindex.store.objects import LocalObjects
 from wvindex.store.records import record_json
@@ -32,7 +30,9 @@ VERSION: Final = 1
 """Of what is computed: a change of any number's meaning is a new version, and all is computed again."""
 
 _TEXT: Final = frozenset({"key", "role", "shape", "encoding"})
-_LISTS: Final = frozenset({"singular_values", "histogram", "top", "top_values"})
+_LISTS: Final = frozenset(
+    {"singular_values", "histogram", "top", "top_values", "counts", "channels", "channel_ratios"}
+)
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -101,15 +101,7 @@ class Kept:
         if directory.is_symlink():
             raise StoreError("its stats directory is a symlink", file=directory)
         make_directory(directory)
-        new = directory / f"{self.table}.{os.getpid()}.{os.urandom(4).hex()}.new"
-        try:
-            write_file(new, [data])
-            fsync_path(new)
-            rename(new, directory / f"{self.table}.json")
-        except BaseException:
-            with suppress(StoreError):
-                remove_file(new)
-            raise
+        publish_file(directory / f"{self.table}.json", [data])
 
     def _read(self) -> dict[str, dict[str, Any]]:
         if self.root is None:

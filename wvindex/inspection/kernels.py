@@ -53,9 +53,30 @@ def _deviations(values: Any, middle: Any) -> Any:
     return first, second, third, fourth
 
 
+def _squares(values: Any) -> Any:
+    found = 0.0
+    for i in range(values.size):
+        value = np.float64(values[i])
+        found += value * value
+    return found
+
+
+def _products(values: Any, one: Any, two: Any, three: Any, four: Any, sums: Any) -> None:
+    first = second = third = fourth = 0.0
+    for i in range(values.size):
+        value = np.float64(values[i])
+        first += value * one[i]
+        second += value * two[i]
+        third += value * three[i]
+        fourth += value * four[i]
+    sums[0], sums[1], sums[2], sums[3] = first, second, third, fourth
+
+
 # Slices, not ranges of indices: an index that might be negative keeps a loop from being vectorized.
 sum_of: Final = numba.njit(**_options)(_sum)
 deviations: Final = numba.njit(**_options)(_deviations)
+squares: Final = numba.njit(**_options)(_squares)
+products: Final = numba.njit(**_options)(_products)
 
 
 @inline
@@ -377,3 +398,53 @@ def columns_kernel() -> Callable[..., None]:
             merge_state(states, i, part, i)
 
     return compiled(columns, "column_moments")
+
+
+@cache
+def signed_sums_kernel() -> Callable[..., None]:
+    """Make ``signed_sums(values, signs, sums)``: four products of each row, with vectors of 1 and -1.
+
+    `values` (n_rows, n_columns), `signs` (4, n_columns) float32, `sums` (n_rows, 4) float64.
+    """
+
+    def signed_sums(values: Any, signs: Any, sums: Any) -> None:
+        for row in range(values.shape[0]):
+            products(values[row], signs[0], signs[1], signs[2], signs[3], sums[row])
+
+    return compiled(signed_sums, "signed_sums")
+
+
+@cache
+def ends_kernel(wide: bool) -> Callable[..., None]:
+    """Make ``ends(values, bits, row_ends, row_squares, column_ends)``: what rows and columns lie between.
+
+    Ends are integers that sort as the numbers do (`ordered32`): beyond the infinities' lie the NaN.
+
+    Parameters
+    ----------
+    wide : bool
+        Whether values (flat) are float64, and `bits` the int64 that are the same bytes; else float32, int32.
+        `row_ends` (n_rows, 2) takes the least and the most of each row, `row_squares` (n_rows,) float64 the
+        sums of squares; `column_ends` (2, n_columns) is widened by what the rows hold.
+    """
+    ordered = ordered64 if wide else ordered32
+
+    def ends(values: Any, bits: Any, row_ends: Any, row_squares: Any, column_ends: Any) -> None:
+        width = column_ends.shape[1]
+        column_least, column_most = column_ends[0], column_ends[1]
+        for row in range(row_ends.shape[0]):
+            piece = bits[row * width : (row + 1) * width]
+            least = most = ordered(piece[0])
+            for i in range(piece.size):
+                at = ordered(piece[i])
+                least = min(least, at)
+                most = max(most, at)
+            for i in range(piece.size):
+                at = ordered(piece[i])
+                column_least[i] = min(column_least[i], at)
+                column_most[i] = max(column_most[i], at)
+            row_ends[row, 0] = least
+            row_ends[row, 1] = most
+            row_squares[row] = squares(values[row * width : (row + 1) * width])
+
+    return compiled(ends, f"ends_{64 if wide else 32}")

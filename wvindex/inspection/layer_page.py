@@ -23,7 +23,7 @@ from wvindex.inspection.api import GROUPINGS
 from wvindex.inspection.attention import Attention, attention_of
 from wvindex.inspection.collect import Grouping, Job, Progress, collect
 from wvindex.inspection.distribution import Distribution
-from wvindex.inspection.features import (
+from wvindex.inspection.feature_norms import (
     FEATURES,
     block_of,
     block_tensors,
@@ -91,7 +91,7 @@ class LayerPage:
         As of ``wvindex.stats(by="head")``.
     features : Table
         For each feed-forward block a row for the norms of each projection's features, and one for their
-        product: `wvindex.inspection.features.FEATURES`.
+        product: `wvindex.inspection.feature_norms.FEATURES`.
     rows : Table
         Norms of each matrix's rows, and how many rows and columns are zero or constant.
     experts : Table

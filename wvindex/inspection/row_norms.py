@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from wvindex.inspection import kernels
 from wvindex.inspection.distribution import DISTRIBUTION, Distribution
-from wvindex.inspection.features import Norms, matrices, norms_of
+from wvindex.inspection.feature_norms import Norms, matrices, norms_of
 from wvindex.inspection.scan import scan
 from wvindex.inspection.tensor_stats import Row, place
 from wvindex.query.lazy import Tensor

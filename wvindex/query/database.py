@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from numpy.typing import NDArray
 
 from wvindex.arch.config import ModelConfig
 from wvindex.errors import UnsupportedTokenizer, UsageError
 from wvindex.formats.arrays import ArraySpec, RowReader
+from wvindex.formats.ledger import LedgerEntry
 from wvindex.limits import MAX_JSON_BYTES
+from wvindex.query.extensions import extension
 from wvindex.query.handle import Handle
 from wvindex.query.layers import Layers
 from wvindex.query.lazy import Tensor
@@ -28,14 +32,15 @@ from wvindex.store.remote import is_path
 if TYPE_CHECKING:
     import zarr.abc.store
 
+    from wvindex.inspection.table import Table
     from wvindex.tokenizer import Tokenizer
 
 
 class Store(Mapping[str, Tensor]):
     """Tensors by standard key, in order: embedding, layers, final norm, head, unmapped.
 
-    ``db[name]`` also answers to aliases (a GGUF name, the source's name, one expert of a stack), and so
-    does ``name in db``; iteration gives the keys alone.
+    ``db[name]`` also answers to aliases (a GGUF name, the source's name, one expert of a stack) and to the
+    keys of arrays that were fused into another, and so does ``name in db``; iteration gives the keys alone.
 
     Parameters
     ----------
@@ -58,6 +63,8 @@ class Store(Mapping[str, Tensor]):
         Gives what tells it from another one at its path.
     notes : tuple of str
         What is odd about a bare checkpoint's files, though valid.
+    ledger : tuple of LedgerEntry
+        Where the source's tensors are; the catalog's, where there is one.
 
     Attributes
     ----------
@@ -78,9 +85,11 @@ class Store(Mapping[str, Tensor]):
         reopen: Callable[[], Store] | None = None,
         identity: Callable[[], str] | None = None,
         notes: tuple[str, ...] = (),
+        ledger: tuple[LedgerEntry, ...] = (),
     ) -> None:
         self.path = path
         self.notes = notes
+        self.ledger = catalog.ledger if catalog is not None else ledger
         self.config = config
         self.catalog = catalog
         self.stats = stats
@@ -188,8 +197,169 @@ class Store(Mapping[str, Tensor]):
         """
         return [self._tensor(target) for target in self._names.select(pattern, layer=layer, role=role)]
 
+    def neighbors(
+        self,
+        vector: NDArray[Any],
+        role: str | None = None,
+        *,
+        layers: LayerChoice = None,
+        k: int = 10,
+        metric: Literal["cosine", "dot"] = "cosine",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Table:
+        """Find the vectors of the residual stream most like one: exactly, and in bounded memory.
+
+        A matrix that reads the stream (embedding, head, router, q, k, v, gate, up) is searched by its rows,
+        one that writes to it (o, down) by its columns; experts of a stack alike. A matrix without a known
+        role is searched by the side that alone is `hidden_size` long.
+
+        Parameters
+        ----------
+        vector : array, shape (hidden_size,) or (n, hidden_size)
+            Finite. Several are searched for together.
+        role : str, optional
+            A glob for what follows the layer in the key: ``mlp.gate_proj``. By default every matrix that
+            has such vectors; a note names the others.
+        layers : int, range, slice or iterable of int, optional
+        k : int
+            How many for each vector; fewer where there are no more.
+        metric : {"cosine", "dot"}
+        progress : callable, optional
+            ``progress(bytes_done, bytes_total)``.
+
+        Returns
+        -------
+        Table
+            ``layer``, ``key``, ``expert``, ``row`` or ``column``, ``text`` (the token, of rows of the
+            vocabulary), ``score``, best first; of equal scores in the order of the store. With several
+            vectors ``query``, the vector's number, first. Scores are exact dot products, rounded once to
+            float64 (products of what float32 does not hold are rounded first), a cosine's over the root of
+            the product of the squared lengths, rounded likewise. Vectors that hold NaN or infinity are left
+            out, and by cosine those that are zero; a note counts them. Evidence from weights alone.
+
+        Raises
+        ------
+        UsageError
+            If `vector` is not finite or, by cosine, zero, `k` is below 1, or a matrix of `role` has no such
+            side, or both could be it.
+        SelectionError
+            If `vector` has another length, or nothing has that role.
+        UnsupportedModel
+            If the configuration does not say how wide the residual stream is.
+        """
+        table: Table = extension("neighbors")(
+            self, vector, role, layers=layers, k=k, metric=metric, progress=progress
+        )
+        return table
+
+    def tokens(
+        self,
+        vector: NDArray[Any],
+        k: int = 10,
+        *,
+        norm: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Table:
+        """Give the tokens that a vector of the residual stream speaks for and against.
+
+        The logits are ``W_U · (γ ⊙ v)``: the unembedding (the embedding, where tied) times the vector times
+        the final norm's weight as it multiplies (for Gemma 1 + w), without the norm's division by the RMS,
+        and without soft-capping, which keeps their order.
+
+        Parameters
+        ----------
+        vector : array, shape (hidden_size,) or (n, hidden_size)
+            Finite.
+        k : int
+            How many at each end.
+        norm : bool
+            Whether to fold in the final norm's weight; else ``W_U · v``.
+        progress : callable, optional
+            ``progress(bytes_done, bytes_total)``.
+
+        Returns
+        -------
+        Table
+            ``end`` (``top`` or ``bottom``), ``rank`` from 1, ``token``, ``text`` as the vocabulary spells
+            it (None without a tokenizer), ``logit``; of equal logits the lower token first. With several
+            vectors ``query`` first. Evidence from weights alone.
+
+        Raises
+        ------
+        UsageError, SelectionError
+            As `neighbors`, or if there is no final norm.
+        NonFiniteWeights
+            If the final norm's weight is not finite.
+        KeyNotFound
+            If there is no unembedding.
+        """
+        table: Table = extension("tokens")(self, vector, k, norm=norm, progress=progress)
+        return table
+
+    def describe(
+        self,
+        text: str,
+        *,
+        layers: LayerChoice = None,
+        k: int = 5,
+        writes: int = 5,
+        token: Literal["each", "first", "last"] = "each",
+        norm: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Table:
+        """Give the features that a token's embedding excites in each layer, and the tokens that these write.
+
+        For a token's embedding e, times the model's embedding multiplier, a layer's input is
+        ``x = RMSNorm(e) ⊙ γ`` with the weight of the norm before its MLP, and feature i's activation
+        ``act(gate_i · x) * (up_i · x)``, biases included: no attention, nothing of layers before. In a
+        mixture of experts the router chooses for x; features of the chosen experts and of shared ones
+        compete, their activations times the router's weight. What a feature writes is its column of
+        down_proj, with the sign of its activation, through the norm's weight after the branch (Gemma) and
+        the unembedding as in `tokens`.
+
+        Parameters
+        ----------
+        text : str
+            Tokenized as it stands, without BOS: for many vocabularies a space before makes another token.
+        layers : int, range, slice or iterable of int, optional
+            Of the forward pass.
+        k : int
+            Features for each token and layer.
+        writes : int
+            Tokens that each feature writes.
+        token : {"each", "first", "last"}
+            Which to describe where the text is several; a note names them all.
+        norm : bool
+            Whether to fold the final norm's weight into what is written.
+        progress : callable, optional
+            ``progress(bytes_done, bytes_total)``.
+
+        Returns
+        -------
+        Table
+            ``position``, ``token``, ``text``, ``layer``, ``part`` (``mlp``, ``mlp.experts``,
+            ``mlp.shared_experts``), ``expert``, ``feature``, ``weight`` (the router's, else 1),
+            ``activation``, and lists ``writes``, ``write_tokens``, ``write_logits``; for each token and layer
+            by falling magnitude of weight times activation, in float32. Evidence from weights alone.
+
+        Raises
+        ------
+        UsageError
+            If the text has no token, or more than 64, or a count is below 1.
+        NonFiniteWeights
+            If what an excited feature writes is NaN or infinite.
+        UnsupportedModel, UnsupportedTokenizer, KeyNotFound
+            If the model or the tokenizer lacks what this takes.
+        """
+        table: Table = extension("describe")(
+            self, text, layers=layers, k=k, writes=writes, token=token, norm=norm, progress=progress
+        )
+        return table
+
     def _tensor(self, target: Target) -> Tensor:
         tensor = self._tensors[target.key]
+        if target.part is not None:
+            return tensor.part(target.part)
         return tensor if target.expert is None else tensor.expert(target.expert)
 
 

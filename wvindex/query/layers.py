@@ -39,6 +39,9 @@ class Namespace:
             if key in self._keys:
                 return self._tensors[key]
         keys = [key for key in self._keys if key.startswith(f"{path}.")]
+        fused = next((key for key in (f"{path}.weight", path) if key in self._parts()), None)
+        if fused is not None:
+            return self._tensors[fused]
         if not keys:
             raise AttributeError(f"no tensor under {path}; there are: {', '.join(self.__dir__())}")
         return Namespace(self._tensors, path, keys)
@@ -65,12 +68,17 @@ class Namespace:
 
     def __dir__(self) -> list[str]:
         """Give the names that attribute access knows, for completion."""
-        rest = (key[len(self._prefix) + 1 :] for key in self._keys)
+        rest = (key[len(self._prefix) + 1 :] for key in (*self._keys, *self._parts()))
         return sorted({name.partition(".")[0] for name in rest})
 
     def __repr__(self) -> str:
         """Give one line."""
         return f"<{self._prefix}: {', '.join(self.__dir__())}>"
+
+    def _parts(self) -> list[str]:
+        """Give the keys, beginning alike, of arrays that were fused into others."""
+        parts = (part for key in self._keys for part in self._tensors[key].parts)
+        return [part for part in parts if part.startswith(f"{self._prefix}.")]
 
 
 class Layer(Namespace):

@@ -18,10 +18,11 @@ from wvindex.query.gather import gather, read_raw
 from wvindex.query.handle import Handle
 from wvindex.query.indexing import Positions, Selection, parse_index, row_range
 from wvindex.query.memory import new_array, prove
+from wvindex.query.pieces import Pieces
 from wvindex.query.product import multiply
 from wvindex.query.spans import block_span, read_scales, row_in_block, scale_rows
-from wvindex.query.stream import Consumer, stream
-from wvindex.query.views import expert_spec, head_spec
+from wvindex.query.stream import Consumer, Encoded, stream
+from wvindex.query.views import expert_spec, head_spec, part_view
 
 _POSITION_BYTES: Final = 8
 """What the index of one row takes."""
@@ -334,7 +335,9 @@ class Tensor:
         multiply(self._base, self._reader, self._row_range, self._columns, flat, out)
         return out.reshape(*vectors.shape[:-1], self.shape[0])
 
-    def stream(self, consume: Consumer, *, rows: tuple[int, int] | None = None) -> None:
+    def stream(
+        self, consume: Consumer, *, rows: tuple[int, int] | None = None, encoded: Encoded | None = None
+    ) -> None:
         """Hand every value to a function, decoded in tiles that stay in the processor's caches.
 
         Parameters
@@ -346,6 +349,9 @@ class Tensor:
             Which rows make up a tile does not depend on the number of threads.
         rows : (int, int), optional
             Rows [start, stop) that are handed on, counted likewise; all by default.
+        encoded : callable, optional
+            ``encoded(first_row, raw)``, called likewise with the stored blocks (n_rows, bytes) of larger
+            tiles, each before its values.
 
         Raises
         ------
@@ -358,7 +364,7 @@ class Tensor:
         if not 0 <= start <= stop <= self._n_rows:
             raise SelectionError("rows of a tensor", tensor=self.key, expected=self._n_rows, found=rows)
         place = (self._first_row + start, self._first_row + stop)
-        stream(self._base, self._reader, place, self._columns, consume)
+        stream(self._base, self._reader, place, self._columns, consume, encoded)
 
     def encoded(self) -> EncodedMatrix:
         """Read a matrix as it is stored, to multiply by it many times.
@@ -375,6 +381,10 @@ class Tensor:
         if block_span(spec, *self._columns).values != self._columns:
             raise SelectionError("the columns of this view part a scale block", tensor=self.key)
         return EncodedMatrix(raw, spec.encoding, self.scales(), row_in_block(spec, self._first_row))
+
+    def pieces(self) -> Pieces:
+        """Give its rows, to be gone through beside another tensor's."""
+        return Pieces(self._base, self._reader, self._row_range, self._columns)
 
     def head(self, i: int) -> Tensor:
         """Give head `i` as a view: its rows of a projection, or its columns of an output projection.
@@ -400,6 +410,25 @@ class Tensor:
         """
         spec, index = expert_spec(self._spec, e)
         return self._view(spec, self._first_row + index * math.prod(spec.shape[:-1]), self._columns)
+
+    def part(self, key: str) -> Tensor:
+        """Give what was fused into this array under `key`, as a view of its rows.
+
+        Raises
+        ------
+        SelectionError
+            If nothing was.
+        """
+        spec, part = part_view(self._spec, key)
+        if self.ndim == 1:
+            first, last = (self._columns[0] + index for index in part.rows)
+            return self._view(spec, self._first_row, (first, last))
+        return self._view(spec, self._first_row + part.rows[0], self._columns)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Keys of the arrays that were fused into this one, in the order of its rows."""
+        return tuple(part.key for part in self._spec.parts)
 
     def _require_matrix(self) -> None:
         if self.ndim != 2:

@@ -25,10 +25,11 @@ LayerChoice = SupportsIndex | range | slice | Iterable[int] | None
 
 
 class Target(NamedTuple):
-    """What a name stands for: an array, or one expert of it."""
+    """What a name stands for: an array, one expert of it, or a part that was fused into it."""
 
     key: str
     expert: int | None = None
+    part: str | None = None
 
 
 def expert_key(key: str, expert: int) -> str:
@@ -57,8 +58,9 @@ def _rank(spec: ArraySpec) -> tuple[int, int]:
 class Names:
     """Every name of a set of arrays.
 
-    A key is its array's; an alias its array's or its expert's; ``...mlp.experts.7.gate_proj.weight`` is
-    expert 7 of ``...mlp.experts.gate_proj.weight``. A key comes before an alias of the same spelling.
+    A key is its array's, or that of a part that was fused into one; an alias its array's, its part's or its
+    expert's; ``...mlp.experts.7.gate_proj.weight`` is expert 7 of ``...mlp.experts.gate_proj.weight``. A key
+    comes before an alias of the same spelling.
 
     Parameters
     ----------
@@ -68,7 +70,12 @@ class Names:
     def __init__(self, specs: Iterable[ArraySpec]) -> None:
         self._specs: dict[str, ArraySpec] = {spec.key: spec for spec in specs}
         self._aliases: dict[str, list[Target]] = {}
+        self._parts: dict[str, Target] = {}
         for spec in self._specs.values():
+            for part in spec.parts:
+                self._parts[part.key] = Target(spec.key, part=part.key)
+                for alias in part.aliases:
+                    self._add(alias, Target(spec.key, part=part.key))
             for alias in spec.aliases:
                 self._add(alias, Target(spec.key))
             for expert, alias in enumerate(spec.part_aliases):
@@ -81,6 +88,8 @@ class Names:
         """Give everything that answers to `name`: nothing, one, or (an ambiguous alias) several."""
         if name in self._specs:
             return [Target(name)]
+        if name in self._parts:
+            return [self._parts[name]]
         return list(dict.fromkeys(self._aliases.get(name, ()))) or self._find_expert(name)
 
     def _find_expert(self, name: str) -> list[Target]:
@@ -116,7 +125,7 @@ class Names:
         raise KeyNotFound(f"no tensor answers to this name{hint}", tensor=name)
 
     def _close_to(self, name: str) -> list[str]:
-        names = [*self._specs, *self._aliases]
+        names = [*self._specs, *self._parts, *self._aliases]
         return difflib.get_close_matches(name, names, n=3) if len(names) <= _MAX_COMPARED else []
 
     def select(
@@ -125,7 +134,7 @@ class Names:
         """Give what a selector means, in the arrays' order.
 
         A stack of experts is meant as a whole where its own names match, and otherwise by those experts
-        whose names do.
+        whose names do; so are arrays that others were fused into.
 
         Parameters
         ----------
@@ -152,6 +161,8 @@ class Names:
             else:
                 experts = enumerate(_expert_names(spec))
                 found += [Target(spec.key, i) for i, names in experts if _means(names, pattern, role)]
+                parts = ((part.key, (part.key, *part.aliases)) for part in spec.parts)
+                found += [Target(spec.key, part=key) for key, names in parts if _means(names, pattern, role)]
         return found
 
 

@@ -28,6 +28,9 @@ Values = NDArray[np.float32] | NDArray[np.float64]
 Consumer = Callable[[int, Values], None]
 """Called with a tile's first row and its values (n_rows, n_columns), which are its own until it returns."""
 
+Encoded = Callable[[int, NDArray[np.uint8]], None]
+"""Called with a tile's first row and its rows as they are stored (n_rows, bytes), likewise."""
+
 _WIDE: Final = frozenset({"F64", "I64", "I32", "U64", "U32"})
 """Encodings whose values float32 does not hold."""
 
@@ -43,6 +46,7 @@ def stream(
     rows: tuple[int, int],
     columns: tuple[int, int],
     consume: Consumer,
+    encoded: Encoded | None = None,
 ) -> None:
     """Hand every value to `consume`, a tile of whole rows at a time, in any order and from several threads.
 
@@ -57,6 +61,8 @@ def stream(
         Values [start, stop) of a row.
     consume : callable
         The tiles are the same however many threads there are.
+    encoded : callable, optional
+        Also called, with the blocks that hold these values: of larger tiles, each before its values.
 
     Raises
     ------
@@ -70,14 +76,16 @@ def stream(
     is_whole = inside == slice(0, span.width)
 
     def each(tile: Tile, n_threads: int | None) -> None:
-        for first, values in _decoded(tile, spec.encoding, span.width):
+        if encoded is not None:
+            encoded(tile.place.start, tile.raw)
+        for first, values in decoded_pieces(tile, spec.encoding, span.width):
             part: NDArray[Any] = values if is_whole else np.ascontiguousarray(values[:, inside])
             consume(first, part)
 
     Request(spec, reader, range(*rows), span).each(each)
 
 
-def _decoded(tile: Tile, encoding: Encoding, width: int) -> Iterator[tuple[int, Values]]:
+def decoded_pieces(tile: Tile, encoding: Encoding, width: int) -> Iterator[tuple[int, Values]]:
     """Decode a tile of encoded rows piece by piece, into one buffer; values that need no decoding stay."""
     n_rows, dtype = len(tile.raw), value_dtype(encoding)
     step = max(min(STREAM_VALUES // width, n_rows), 1)

@@ -147,6 +147,16 @@ class Request:
 
         share(self._batches, work, self._n_threads)
 
+    @property
+    def runs(self) -> list[Run]:
+        """Where the rows of each tile stand among those that were asked for."""
+        return [(batch.position, batch.position + batch.n_rows) for batch in self._batches]
+
+    def in_turn(self) -> Iterator[Tile]:
+        """Give tiles one after another, read by this thread into one buffer."""
+        buffer = self._buffer()
+        return (self._read(batch, buffer) for batch in self._batches)
+
     def read_into(self, out: NDArray[np.uint8]) -> None:
         """Read the blocks themselves into `out`, (n_rows, bytes of the span); `reads_span_only` must hold."""
 

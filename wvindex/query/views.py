@@ -6,7 +6,7 @@ import operator
 from dataclasses import replace
 
 from wvindex.errors import SelectionError
-from wvindex.formats.arrays import ArraySpec, Heads
+from wvindex.formats.arrays import ArraySpec, Heads, Part, part_spec
 from wvindex.query.select import expert_key
 
 
@@ -56,6 +56,21 @@ def expert_spec(spec: ArraySpec, expert: int) -> tuple[ArraySpec, int]:
         heads=Heads(axis=heads.axis - 1, count=heads.count) if heads and heads.axis else None,
     )
     return part, index
+
+
+def part_view(spec: ArraySpec, key: str) -> tuple[ArraySpec, Part]:
+    """Give the spec of one part of a fused array, and the part.
+
+    Raises
+    ------
+    SelectionError
+        If the array has no such part.
+    """
+    for part in spec.parts:
+        if part.key == key:
+            return part_spec(spec, part), part
+    found = [part.key for part in spec.parts] or "an array that nothing was fused into"
+    raise SelectionError("no such part", tensor=spec.key, expected=key, found=found)
 
 
 def _checked_index(index: int, count: int, what: str, spec: ArraySpec) -> int:

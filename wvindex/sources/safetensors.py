@@ -44,6 +44,10 @@ class SafetensorsSource:
     ----------
     notes : tuple of str
         What was left aside, such as ``.safetensors`` files that the index does not name.
+    checkpoint : Checkpoint
+        Which files it is made of, and what their index says.
+    headers : mapping of str to SafetensorsHeader
+        By file name.
 
     Raises
     ------
@@ -83,6 +87,8 @@ class SafetensorsSource:
             checkpoint.directory,
         )
         self._tensors = tuple(tensor for header in headers.values() for tensor in header.tensors)
+        self.checkpoint = checkpoint
+        self.headers: Mapping[str, SafetensorsHeader] = headers
         self._fingerprints = tuple(fingerprints)
         self._config = self._read_config()
         self.notes: tuple[str, ...] = checkpoint.notes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -50,11 +50,14 @@ class SafetensorsHeader:
         Of the length and the JSON.
     nbytes : int
         How many bytes those are.
+    metadata : mapping of str to str, or None
+        What ``__metadata__`` holds; None where it is not there.
     """
 
     tensors: tuple[TensorInfo, ...]
     sha256: str
     nbytes: int
+    metadata: Mapping[str, str] | None = None
 
 
 def read_header(files: OpenFiles, file: Path, size: int) -> SafetensorsHeader:
@@ -77,7 +80,8 @@ def read_header(files: OpenFiles, file: Path, size: int) -> SafetensorsHeader:
             found=bytes(data[LENGTH_BYTES : LENGTH_BYTES + 1]),
         )
     entries = parse_object(data[LENGTH_BYTES:], file=file, base=LENGTH_BYTES)
-    _check_metadata(entries.pop(_METADATA, {}), file)
+    metadata = entries.pop(_METADATA, None)
+    _check_metadata({} if metadata is None else metadata, file)
     if len(entries) > MAX_TENSORS:
         raise LimitExceeded(
             "too many tensors", file=file, expected=f"at most {MAX_TENSORS}", found=len(entries)
@@ -86,7 +90,7 @@ def read_header(files: OpenFiles, file: Path, size: int) -> SafetensorsHeader:
     tensors = [_tensor(name, entry, file, start) for name, entry in entries.items()]
     tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
     _check_cover(tensors, file, start, size)
-    return SafetensorsHeader(tuple(tensors), hashlib.sha256(data).hexdigest(), len(data))
+    return SafetensorsHeader(tuple(tensors), hashlib.sha256(data).hexdigest(), len(data), metadata)
 
 
 def _read_length(files: OpenFiles, file: Path, size: int) -> int:

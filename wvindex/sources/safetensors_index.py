@@ -35,12 +35,15 @@ class Checkpoint:
         The index: tensor to file name.
     notes : tuple of str
         Files and sets that were left aside.
+    index : str or None
+        The index file's name in the directory.
     """
 
     directory: Path
     files: Mapping[str, Path]
     weight_map: Mapping[str, str] | None = None
     notes: tuple[str, ...] = ()
+    index: str | None = None
 
 
 def locate(path: Path) -> Checkpoint:
@@ -111,7 +114,7 @@ def _index_names(names: Sequence[str]) -> list[str]:
 def _locate_indexed(directory: Path, name: str, data: bytes, present: Sequence[str] = ()) -> Checkpoint:
     weight_map = _weight_map(directory / name, data)
     files = sorted(set(weight_map.values()))
-    return _checkpoint(directory, files, weight_map, set(present) - set(files))
+    return replace(_checkpoint(directory, files, weight_map, set(present) - set(files)), index=name)
 
 
 def _checkpoint(

@@ -192,8 +192,13 @@ def _entries(records: Mapping[str, ArrayRecord]) -> dict[str, ArrayEntry]:
             entries[key] = array_entry(key, record)
         except Mismatch as fault:
             raise fault.within(key).within("arrays") from None
+    taken = set(entries)
     for key, entry in entries.items():
         _check_row_scale(key, entry.spec, entries)
+        for part in entry.spec.parts:
+            if part.key in taken:
+                raise Mismatch("a key of its own", part.key, ("arrays", key, "parts"))
+            taken.add(part.key)
     return entries
 
 

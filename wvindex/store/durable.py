@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -69,6 +69,25 @@ def write_file(path: Path, parts: Sequence[Buffer]) -> None:
             _write(descriptor, parts)
         finally:
             os.close(descriptor)
+
+
+def publish_file(path: Path, parts: Sequence[Buffer]) -> None:
+    """Write a file whole and have the disk hold it before it gets its name; what has that name is replaced.
+
+    Raises
+    ------
+    StoreError
+        If the system refuses; what was there is as it was, and nothing is left beside it.
+    """
+    new = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}.new")
+    try:
+        write_file(new, parts)
+        fsync_path(new)
+        rename(new, path)
+    except BaseException:
+        with suppress(StoreError):
+            remove_file(new)
+        raise
 
 
 def append_to(path: Path, parts: Sequence[Buffer]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from wvindex.errors import LimitExceeded, TensorLayoutError
-from wvindex.formats.arrays import ArraySpec, Exactness, Heads, Link, RowScale
+from wvindex.formats.arrays import ArraySpec, Exactness, Heads, Link, Part, RowScale
 from wvindex.formats.encodings import ENCODINGS, Encoding, with_scale_block
 from wvindex.limits import MAX_DIMS, MAX_ELEMENTS
 from wvindex.store.layout import ChunkGrid, array_path
@@ -71,7 +71,12 @@ class ArrayRecord:
     nan: int | None
     inf: int | None
     link: Link | None = None
+    parts: tuple[Part, ...] = ()
+    widths: tuple[int, ...] = ()
 
+
+_OF_FUSED: Final = ("parts", "widths")
+"""Fields that only fused arrays have."""
 
 _SAME_IN_SPEC: Final = tuple(
     {field.name for field in fields(ArrayRecord)} & {field.name for field in fields(ArraySpec)} - {"encoding"}
@@ -96,7 +101,7 @@ def array_json(entry: ArrayEntry) -> dict[str, Any]:
         link=entry.link,
     )
     document: dict[str, Any] = record_json(record)
-    return document
+    return {name: value for name, value in document.items() if value or name not in _OF_FUSED}
 
 
 def array_entry(key: str, record: ArrayRecord) -> ArrayEntry:
@@ -169,10 +174,20 @@ def _check_path(entry: ArrayEntry) -> None:
 
 
 def _check_parts(spec: ArraySpec) -> None:
-    """Check that the parts of a stack have a name each, or none has."""
+    """Check that the parts of a stack have a name each, or none has; and that fused parts are all rows."""
     count = spec.shape[0] if spec.shape else 0
     if len(spec.part_aliases) not in {0, count}:
         raise Mismatch(f"none, or {count} names", len(spec.part_aliases), ("part_aliases",))
+    if not spec.parts and not spec.widths:
+        return
+    if len(spec.shape) > 2:
+        raise Mismatch("a matrix or a vector", spec.shape, ("parts",))
+    ends = [0, *(part.rows[1] for part in spec.parts)]
+    if [part.rows[0] for part in spec.parts] != ends[:-1] or ends[-1] != count or ends != sorted(set(ends)):
+        found = [part.rows for part in spec.parts]
+        raise Mismatch(f"rows 0 to {count}, one part under another", found, ("parts",))
+    if min(spec.widths, default=0) < 1 or sum(spec.widths) != count:
+        raise Mismatch(f"widths of {count} rows in all", spec.widths, ("widths",))
 
 
 def _check_counts(entry: ArrayEntry) -> None:

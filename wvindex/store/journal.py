@@ -35,6 +35,21 @@ class WrittenChunk:
     inf: int | None
 
 
+@dataclass(frozen=True)
+class WrittenPrefix:
+    """How much of a file that is written from its start is on the disk for good.
+
+    Attributes
+    ----------
+    nbytes : int
+    crc32c : int
+        Of those bytes.
+    """
+
+    nbytes: int
+    crc32c: int
+
+
 class Journal:
     """The journal in the file `path`.
 
@@ -49,6 +64,8 @@ class Journal:
         The inode of the directory whose files the journal names; None where nothing says so.
     chunks : dict of str to WrittenChunk
         What was journaled before this process, by the file's path below that directory.
+    prefixes : dict of str to WrittenPrefix
+        Likewise, of files that are written piece by piece.
 
     Raises
     ------
@@ -60,8 +77,14 @@ class Journal:
         self.path = path
         self.directory: int | None = None
         self.chunks: dict[str, WrittenChunk] = {}
+        self.prefixes: dict[str, WrittenPrefix] = {}
         if os.path.lexists(path):
             self._load()
+
+    @property
+    def files(self) -> set[str]:
+        """Every file of which something is journaled."""
+        return self.chunks.keys() | self.prefixes.keys()
 
     def start(self, directory: int) -> None:
         """Begin a journal of files in the directory of that inode."""
@@ -72,6 +95,10 @@ class Journal:
         """Add chunks by their files' paths; they are on the disk when this returns."""
         lines = (_encoded([file, chunk.crc32c, chunk.nan, chunk.inf]) for file, chunk in chunks)
         append_to(self.path, [b"".join(lines)])
+
+    def append_prefix(self, file: str, prefix: WrittenPrefix) -> None:
+        """Note how much of a file is written, which is on the disk already; so is this when it returns."""
+        append_to(self.path, [_encoded([file, prefix.nbytes, prefix.crc32c])])
 
     def _load(self) -> None:
         if self.path.is_symlink() or not self.path.is_file():
@@ -85,6 +112,8 @@ class Journal:
                     self.directory = directory
                 case [str(file), int(crc), int() | None as nan, int() | None as inf] if good:
                     self.chunks[file] = WrittenChunk(crc, nan, inf)
+                case [str(file), int(nbytes), int(crc)] if good:
+                    self.prefixes[file] = WrittenPrefix(nbytes, crc)
                 case _:
                     break
             good = stop

@@ -15,10 +15,17 @@ class BuildLock:
 
     The lock is the kernel's (flock), on the directory itself: it ends with its process, however that
     ends, and leaves no file behind.
+
+    Parameters
+    ----------
+    path : Path
+    doing : str
+        What another holder of the lock is doing, for messages.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, doing: str = "building this store") -> None:
         self.path = path
+        self._doing = doing
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
@@ -51,7 +58,7 @@ class BuildLock:
             is_locked = False
         except BlockingIOError:
             os.close(descriptor)
-            raise BuildLocked("another process is building this store", file=self.path) from None
+            raise BuildLocked(f"another process is {self._doing}", file=self.path) from None
         except OSError:
             os.close(descriptor)
             raise

@@ -60,16 +60,26 @@ def aside_of(target: Path) -> Path:
 class Staging:
     """The building directory of the store `target`. Its lock must be held.
 
+    Parameters
+    ----------
+    target : Path
+    suffix : str
+        What the directory's name has beyond the target's.
+    what : str
+        What is done there, for messages.
+
     Attributes
     ----------
     path, store : Path
         The building directory, and the store in it.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, *, suffix: str = SUFFIX, what: str = "build") -> None:
         self.target = target
-        self.path = staging_of(target)
+        self.path = target.with_name(f"{target.name}{suffix}")
         self.store = self.path / _STORE
+        self._aside = self.path / _REPLACED
+        self._what = what
 
     def recover(self) -> None:
         """Put back a store that an interrupted overwrite had moved aside.
@@ -144,7 +154,7 @@ class Staging:
                 raise
             return
         try:
-            rename(self.target, aside_of(self.target))
+            rename(self.target, self._aside)
             rename(self.store, self.target)
         except BaseException:
             self._put_back()
@@ -192,9 +202,8 @@ class Staging:
 
     def _put_back(self) -> None:
         """Give the store that was moved aside its name again, unless the new one has it."""
-        aside = aside_of(self.target)
-        if os.path.lexists(aside) and not os.path.lexists(self.target):
-            rename(aside, self.target)
+        if os.path.lexists(self._aside) and not os.path.lexists(self.target):
+            rename(self._aside, self.target)
 
     def _interrupted(self, identity: Mapping[str, Any]) -> Journal | None:
         """Give the journal of the build that was interrupted, None if there was none.
@@ -208,7 +217,7 @@ class Staging:
         found = self._identity()
         if found is None:
             return None
-        _require_same(found, json.loads(dumps(identity)), self.path)
+        _require_same(found, json.loads(dumps(identity)), self.path, self._what)
         return journal
 
     def _is_journal_of_store(self, journal: Journal) -> bool:
@@ -217,7 +226,7 @@ class Staging:
                 inode = self.store.stat(follow_symlinks=False).st_ino
             except FileNotFoundError:
                 return False
-        return bool(journal.chunks) and journal.directory == inode
+        return bool(journal.files) and journal.directory == inode
 
     def _identity(self) -> dict[str, Any] | None:
         with reporting("read a file", self.path / BUILDING_JSON):
@@ -231,26 +240,30 @@ class Staging:
         """Remove every file that is not journaled: metadata is written anew, and so is half a chunk."""
         _, files = walk(self.store)
         for file in files:
-            if file.relative_to(self.store).as_posix() not in journal.chunks:
+            if file.relative_to(self.store).as_posix() not in journal.files:
                 remove_file(file)
 
 
-_HINT: Final = "finish that build, restart, or remove the directory"
+def _hint(what: str) -> str:
+    return f"finish that {what}, restart, or remove the directory"
 
 
-def _require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
+def _require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path, what: str) -> None:
     for name in (*wanted, *(name for name in found if name not in wanted)):
         before, now = found.get(name), wanted.get(name)
         if before == now:
             continue
         if name == SOURCES and before and now:
-            _require_same_files(*({file["name"]: file for file in files} for files in (before, now)))
+            _require_same_files(
+                *({file["name"]: file for file in files} for files in (before, now)), what=what
+            )
         if name == SOURCE_HASHES and before and now:
             _require_same_files(
-                *({file: {"sha256": digest} for file, digest in files.items()} for files in (before, now))
+                *({file: {"sha256": digest} for file, digest in files.items()} for files in (before, now)),
+                what=what,
             )
         raise UsageError(
-            f"a build that was interrupted stands here, and was asked for something else; {_HINT}",
+            f"a {what} that was interrupted stands here, and was asked for something else; {_hint(what)}",
             file=path,
             field=name,
             expected=before,
@@ -259,7 +272,7 @@ def _require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Pat
 
 
 def _require_same_files(
-    before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]
+    before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]], *, what: str
 ) -> None:
     """Refuse files of another content, naming the first and what of it differs."""
     for name in sorted(before.keys() | now.keys()):
@@ -268,7 +281,7 @@ def _require_same_files(
         if not fields:
             continue
         raise SourceChanged(
-            f"the sources have changed since the build that was interrupted; {_HINT}",
+            f"the sources have changed since the {what} that was interrupted; {_hint(what)}",
             file=name,
             field=fields[0],
             expected=old[fields[0]] if old else "no such file",

@@ -196,7 +196,7 @@ def _single(source: Source, contribution: Contribution) -> _Pieces:
     if placement is not None and placement.permuted_heads:
         order = unpermuted_heads(_checked_rows(info, placement.permuted_heads), placement.permuted_heads)
         transforms.append("permute")
-    rows = _rows(source, contribution, part=part)
+    rows = contributed_rows(source, contribution, part=part)
     if order is not None:
         rows = tensor_rows(source, info, order=order)
     return _Pieces([rows], shape, tuple(transforms))
@@ -215,14 +215,23 @@ def _checked_rows(info: TensorInfo, n_heads: int) -> int:
     return rows
 
 
-def _rows(
+def contributed_rows(
     source: Source,
     contribution: Contribution,
     *,
     matrix: int | None = None,
     part: tuple[int, int] | None = None,
 ) -> Rows:
-    """Give a contribution's rows; FP8 parts that cut a scale block are decoded."""
+    """Give rows of a contribution's tensor; FP8 parts that cut a scale block are decoded.
+
+    Parameters
+    ----------
+    source, contribution
+    matrix : int, optional
+        Which matrix of a stack; all where not given.
+    part : (int, int), optional
+        Rows [start, stop) of the tensor's matrix, wherever its placement begins.
+    """
     info, scales = contribution.info, contribution.scales
     if scales is None:
         return tensor_rows(source, info, matrix=matrix, part=part)
@@ -245,12 +254,12 @@ def _stack(source: Source, key: str, contributions: Sequence[Contribution], conf
         numbered = [placement.expert] if placement and placement.expert is not None else None
         if numbered is None and len(info.shape) == 3 and info.shape[0] == count and len(contributions) == 1:
             if placement is None or placement.rows is None:
-                return _Pieces([_rows(source, contribution)], info.shape, ())
+                return _Pieces([contributed_rows(source, contribution)], info.shape, ())
             numbered = list(range(count))
         for expert in numbered or ():
             _put(parts, expert, key, contribution, count)
             matrix = expert if len(info.shape) == 3 else None
-            parts[expert] = _rows(
+            parts[expert] = contributed_rows(
                 source, contribution, matrix=matrix, part=placement.rows if placement else None
             )
     _check_experts(parts, key, contributions, count, width)

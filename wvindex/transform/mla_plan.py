@@ -16,8 +16,16 @@ from wvindex.errors import DuplicateName, MetadataError, TensorLayoutError
 from wvindex.formats.arrays import ArraySpec, Exactness, Heads, RowScale
 from wvindex.formats.encodings import BF16, F16, F32, Encoding
 from wvindex.sources.base import Source, TensorInfo
-from wvindex.transform.assemble import Contribution, Target, aliases, check_decodable, is_mtp, storage_for
-from wvindex.transform.combine import AsVector, Cast, Concat, JoinedVectors, Reordered, Slice, tensor_rows
+from wvindex.transform.assemble import (
+    Contribution,
+    Target,
+    aliases,
+    check_decodable,
+    contributed_rows,
+    is_mtp,
+    storage_for,
+)
+from wvindex.transform.combine import AsVector, Cast, Concat, JoinedVectors, Reordered, tensor_rows
 from wvindex.transform.mla import key_index, q_order, row_scales, tail_order, value_index
 from wvindex.transform.product import Factor, Floats, LatestFactor, ProductRows, TransposedRows
 from wvindex.transform.rope import Order
@@ -116,14 +124,14 @@ class MlaLayer:
                 expected=shape,
                 found="nothing",
             )
-        if found.info.shape != shape:
+        if placed_shape(found) != shape:
             raise MetadataError(
                 "a factor of latent attention does not fit the configuration",
                 file=found.info.file,
                 tensor=found.info.name,
                 field=field,
                 expected=shape,
-                found=found.info.shape,
+                found=placed_shape(found),
             )
         check_decodable(found.info.encoding, found.info)
         return found
@@ -138,25 +146,30 @@ class MlaLayer:
         part: tuple[int, int] | None = None,
         order: Order | None = None,
     ) -> Rows:
-        """Give rows of a tensor, with the scales of FP8 codes."""
-        scales = contribution.scales
-        return tensor_rows(
-            self.source,
-            contribution.info,
-            part=part,
-            order=order,
-            scales=scales.info if scales else None,
-            scale_block=scales.block if scales else None,
-        )
+        """Give rows of a factor, with the scales of FP8 codes; `part` counts from the factor's first row."""
+        placed = contribution.placement.rows if contribution.placement else None
+        if placed is not None:
+            start, stop = part or (0, placed[1] - placed[0])
+            part = (placed[0] + start, placed[0] + stop)
+        if order is not None:
+            return tensor_rows(self.source, contribution.info, part=part, order=order)
+        return contributed_rows(self.source, contribution, part=part)
 
     def values(self, contribution: Contribution) -> Floats:
-        """Decode a whole tensor, shape as the source has it."""
+        """Decode a whole factor."""
         rows = self.rows(contribution)
-        return decoded(rows, 0, rows.n_rows).reshape(contribution.info.shape)
+        return decoded(rows, 0, rows.n_rows).reshape(placed_shape(contribution))
 
     def key(self, role: str) -> str:
         """Give the standard key of a role in this layer."""
         return layer_key(self.layer, role)
+
+
+def placed_shape(contribution: Contribution) -> tuple[int, ...]:
+    """Give the shape of what a contribution is of its array: of a fused tensor, one half's."""
+    shape = contribution.info.shape
+    placed = contribution.placement.rows if contribution.placement else None
+    return shape if placed is None else (placed[1] - placed[0], *shape[1:])
 
 
 def stitched_layer(context: MlaLayer) -> dict[str, Target]:
@@ -390,7 +403,7 @@ def _latent(context: MlaLayer) -> Iterator[Planned]:
                 tensor=used[0].info.name,
             )
         parts = [context.rows(contribution) for contribution in used[:-1]]
-        parts.append(_head_rows(context, used[-1], rank))
+        parts.append(context.rows(used[-1], part=(0, rank)))
         rows, exactness = _joined(parts, kind, {c.info.encoding.name for c in used}, context)
         shape = ((g.q_lora_rank or 0) + rank, *used[-1].info.shape[1:])
         yield (
@@ -399,14 +412,6 @@ def _latent(context: MlaLayer) -> Iterator[Planned]:
             0,
             used,
         )
-
-
-def _head_rows(context: MlaLayer, contribution: Contribution, rank: int) -> Rows:
-    """Give the first `rank` rows; where they end within a scale block, decoded."""
-    scales = contribution.scales
-    if scales is not None and rank % scales.block[0]:
-        return Slice(Cast(context.rows(contribution), F32), 0, rank)
-    return context.rows(contribution, part=(0, rank))
 
 
 def _joined(parts: list[Rows], kind: str, found: set[str], context: MlaLayer) -> tuple[Rows, Exactness]:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from wvindex.arch.config import ModelConfig
 from wvindex.arch.family import Family
@@ -22,6 +22,7 @@ from wvindex.sizes import format_size
 from wvindex.sources.base import Source, TensorInfo
 from wvindex.transform.assemble import Contribution, Target, assemble
 from wvindex.transform.claims import contradictions
+from wvindex.transform.fuse import fused_layer, no_fused_form
 from wvindex.transform.mla_plan import FACTORS, MlaLayer, absorb_layer, stitched_layer, unabsorbed
 from wvindex.transform.product import LatestFactor
 from wvindex.transform.rows import Rows
@@ -36,6 +37,9 @@ STORAGE: Final[Mapping[str, Encoding | None]] = {
     "bfloat16": BF16,
 }
 """What ``dtype`` may be: the source's own encodings, or one for all."""
+
+FUSED_OPTION: Final = "fused_mla_lora_proj"
+"""The option, as catalogs have it; not there where nothing was fused."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class Plan:
     refusals: tuple[Refusal, ...]
     bytes_in: int
     bytes_out: int
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     source_bytes: int = 0
 
@@ -135,7 +139,12 @@ def _tile_bytes(operation: Operation) -> int:
 
 
 def plan_source(
-    source: Source, *, mla: str = "absorb", dtype: str = "keep", absorbed_dtype: str = "float32"
+    source: Source,
+    *,
+    mla: str = "absorb",
+    dtype: str = "keep",
+    absorbed_dtype: str = "float32",
+    fused_mla_lora_proj: bool = False,
 ) -> Plan:
     """Plan a build of an open source; only headers (and rotary factors) are read.
 
@@ -147,6 +156,8 @@ def plan_source(
     dtype : {"keep", "float32", "float16", "bfloat16"}
         Storage of what is not absorbed. Vectors are never narrowed: norms, biases, router corrections.
     absorbed_dtype : {"float32", "float16", "bfloat16"}
+    fused_mla_lora_proj : bool
+        Keep both down-projections of latent attention as one matrix (see `wvindex.transform.fuse`).
 
     Returns
     -------
@@ -155,16 +166,27 @@ def plan_source(
     Raises
     ------
     UsageError
-        If an option has another value.
+        If an option has another value, or what is to be fused is not kept.
     MetadataError
         If the configuration lacks a field or contradicts itself.
     """
     _check_option("mla", mla, ("absorb", "keep", "both"))
     _check_option("dtype", dtype, tuple(STORAGE))
     _check_option("absorbed_dtype", absorbed_dtype, tuple(STORAGE)[1:])
+    if fused_mla_lora_proj and mla == "absorb":
+        raise UsageError(
+            "the absorbed form keeps no down-projections to fuse: its latent_proj is one matrix already",
+            field="fused_mla_lora_proj",
+            expected="mla='keep' or 'both'",
+            found="mla='absorb'",
+        )
     family, config = identify(source)
     planner = _Planner(source, family, config, STORAGE[dtype], STORAGE[absorbed_dtype] or F32)
-    return planner.plan(mla, {"mla": mla, "dtype": dtype, "absorbed_dtype": absorbed_dtype})
+    options: dict[str, Any] = {"mla": mla, "dtype": dtype, "absorbed_dtype": absorbed_dtype}
+    if fused_mla_lora_proj:
+        options[FUSED_OPTION] = True
+        planner.require_fused_form()
+    return planner.plan(mla, options)
 
 
 def _check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -194,8 +216,16 @@ class _Planner:
         self.holders: dict[str, list[str]] = defaultdict(list)  # source tensor -> keys
         self.reasons: dict[str, str] = {}
         self.latest = LatestFactor()
+        self.fuses = False
 
-    def plan(self, mla: str, options: Mapping[str, str]) -> Plan:
+    def require_fused_form(self) -> None:
+        """Have down-projections fused, or refuse a model that has none."""
+        refused = no_fused_form(self.config)
+        self.fuses = refused is None
+        if refused is not None:
+            self.refusals.append(Refusal(FUSED_OPTION, refused))
+
+    def plan(self, mla: str, options: Mapping[str, Any]) -> Plan:
         targets = self._targets()
         layers = self._mla_layers(targets)
         for key, target in targets.items():
@@ -212,7 +242,7 @@ class _Planner:
         return Plan(
             config=config,
             family=self.family,
-            operations=tuple(sorted(self.operations, key=lambda op: _reading_order(op.spec.key))),
+            operations=tuple(sorted(self.operations, key=lambda op: reading_order(op.spec.key))),
             ledger=tuple(self._ledger_entry(info) for info in tensors),
             refusals=tuple(self.refusals),
             bytes_in=sum(info.nbytes for info in tensors if info.aside is None),
@@ -315,7 +345,8 @@ class _Planner:
         try:
             dense = list(absorb_layer(context)) if mla != "keep" else []
             kept = stitched_layer(context) if mla != "absorb" else unabsorbed(context, dense)
-            for spec, rows, fixed_bytes, used in dense:
+            fused = list(fused_layer(context, kept)) if self.fuses else []
+            for spec, rows, fixed_bytes, used in (*dense, *fused):
                 self._append(Operation(spec, rows, fixed_bytes), used)
             for key, target in kept.items():
                 if not all(key in self.holders[c.info.name] for c in target.contributions):
@@ -338,7 +369,7 @@ def _is_code(encoding: Encoding) -> bool:
     return encoding.is_plain and encoding.name not in FLOAT_ENCODINGS
 
 
-def _reading_order(key: str) -> tuple[int, int, str]:
+def reading_order(key: str) -> tuple[int, int, str]:
     """Sort as a forward pass reads: the embedding, the layers by number, the rest."""
     layer, _ = split_layer(key)
     return (1, layer, key) if layer is not None else (0 if key.startswith("model.embed") else 2, 0, key)

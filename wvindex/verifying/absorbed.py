@@ -83,15 +83,26 @@ class Factors:
         down, norm, self._up = (witness.tensors[name] for name in spec.sources[:3])
         rank = self.mla.q_lora_rank if self.letter == "q" else self.mla.kv_lora_rank
         self.rank = rank or 0
-        self._require(down, 0, self.rank + (0 if self.letter == "q" else self.mla.qk_rope_head_dim))
+        down_rows = self._down_rows(down)
         self._require(norm, 0, self.rank)
         self._gamma = self._values(norm).astype(np.float64).ravel()
         right = self._values(witness.tensors[spec.sources[3]] if self.kind == "bias" else down)
         right = right.reshape(right.shape[0], -1) if self.kind == "weight" else right.reshape(-1, 1)
+        right = right[down_rows]
         self.right = right[: self.rank]
         tail = right[self.rank :]
         rope = np.arange(len(tail))
         self._tail = tail[half_split(rope)] if self.mla.interleaved_rope else tail
+
+    def _down_rows(self, down: WitnessTensor) -> slice:
+        """Give which rows of its tensor the down-projection is: all, or its part of both fused."""
+        mla, n_q = self.mla, self.mla.q_lora_rank or 0
+        below = mla.kv_lora_rank + mla.qk_rope_head_dim
+        if n_q and down.shape[:1] == (n_q + below,):
+            return slice(0, n_q) if self.letter == "q" else slice(n_q, n_q + below)
+        n_rows = n_q if self.letter == "q" else below
+        self._require(down, 0, n_rows)
+        return slice(0, n_rows)
 
     def head_rows(self) -> int:
         """Rows of one head of the array."""

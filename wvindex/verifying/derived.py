@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any, Final
 
 from wvindex.arch.config import MLA, ModelConfig
@@ -28,7 +29,8 @@ from wvindex.verifying.formulas import ABSORBED, JOINED
 from wvindex.verifying.report import Findings
 from wvindex.verifying.source_rows import FP8Scales
 
-_MEANT: Final = frozenset({ABSORBED, JOINED, "rope_first", "join_latent", "permute", "subtract_one"})
+_FUSED: Final = "fuse_qkv_a"
+_MEANT: Final = frozenset({ABSORBED, JOINED, _FUSED, "rope_first", "join_latent", "permute", "subtract_one"})
 """Transforms that change what an array means; of others the shapes and values tell."""
 
 _ATTENTION: Final = "self_attn"
@@ -39,6 +41,9 @@ _FACTORS: Final = frozenset(
         *("kv_a_proj_with_mqa", "kv_a_layernorm", "kv_b_proj", "k_b_proj", "v_b_proj"),
     )
 )
+_DOWN: Final = ("q_a_proj", "kv_a_proj_with_mqa")
+"""Of latent attention, in the order of their rows where they are fused."""
+
 _KEYS: Final = frozenset(f"{_ATTENTION}.{name}" for name in ("k_proj", "v_proj", "kv_b_proj"))
 _QUERIES: Final = frozenset(f"{_ATTENTION}.{name}" for name in ("q_proj", "q_b_proj", "o_proj"))
 
@@ -191,10 +196,15 @@ class _Derived:
             "row_scale": _row_scale(layer, role, self._config.mla) if ABSORBED in origin.transforms else None,
             "mapped": not (len(origin.parts) > 0 and origin.parts[0].placement is None),
             "mtp": is_mtp,
+            "widths": self._widths(role),
+            "parts": self._fused_parts(layer, role),
         }
         for name, value in wanted.items():
             got = getattr(spec, name)
-            got = sorted(_MEANT.intersection(got)) if name == "transforms" else got
+            if name == "transforms":
+                got = sorted(_MEANT.intersection(got))
+            elif name == "parts":
+                got = [(part.key, part.rows, part.sources, part.aliases) for part in got]
             if value != got:
                 self._fault(spec.key, name, _plain(value), _plain(got))
 
@@ -204,6 +214,26 @@ class _Derived:
         if origin.whole and len(origin.sources) == 1:
             found += origin.sources
         return tuple(name for name in dict.fromkeys(found) if name != key)
+
+    def _widths(self, role: str) -> tuple[int, ...]:
+        """Give how the rows of fused down-projections divide: queries, keys and values, rotary keys."""
+        mla = self._config.mla
+        if mla is None or not role.startswith(f"{_ATTENTION}.fused_qkv_a_proj."):
+            return ()
+        return mla.q_lora_rank or 0, mla.kv_lora_rank, mla.qk_rope_head_dim
+
+    def _fused_parts(self, layer: int | None, role: str) -> list[tuple[Any, ...]]:
+        """Give key, rows, sources and aliases of what was fused."""
+        widths = self._widths(role)
+        if not widths or layer is None:
+            return []
+        ends, found = (0, widths[0], sum(widths)), []
+        for module, rows in zip(_DOWN, pairwise(ends), strict=True):
+            key = layer_key(layer, f"{_ATTENTION}.{module}.{role.rpartition('.')[2]}")
+            origin = self._origin(key)
+            if origin is not None:
+                found.append((key, rows, origin.sources, self._aliases(key, origin)))
+        return found
 
     def _is_dense(self, layer: int) -> bool:
         """Whether a layer is stored with Q, K and V worked out."""
@@ -249,14 +279,18 @@ class _Derived:
             roles = [f"q_a_proj.{kind}"] if has_rank else []
             roles.append(f"{latent[0]}.{kind}")
             return _Origin(tuple(self._names(layer, roles)), frozenset({"join_latent"}))
+        if name == "fused_qkv_a_proj" and has_rank:
+            names = tuple(self._names(layer, [f"{down}.{kind}" for down in _DOWN]))
+            whole = len(names) == 1  # as it stands in the source
+            return _Origin(names, frozenset() if whole else frozenset({_FUSED}), whole) if names else None
         if name == "kv_b_proj" and split and layer_key(layer, role) not in self._parts:
             return _Origin(tuple(self._names(layer, [f"{up}.{kind}" for up in ups])), frozenset({JOINED}))
         return None
 
     def _names(self, layer: int, roles: Sequence[str]) -> Iterator[str]:
-        for role in roles:
-            for part in self._parts.get(layer_key(layer, f"{_ATTENTION}.{role}"), ()):
-                yield part.info.name
+        """Give the tensors of some roles; one that is several of them, once."""
+        keys = (layer_key(layer, f"{_ATTENTION}.{role}") for role in roles)
+        return iter(dict.fromkeys(part.info.name for key in keys for part in self._parts.get(key, ())))
 
     def _fault(self, key: str | None, name: str, wanted: object, got: object) -> None:
         self._findings.fault(

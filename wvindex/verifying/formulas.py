@@ -121,12 +121,15 @@ def _width(spec: ArraySpec, sources: Sequence[WitnessTensor], *, moved: bool) ->
 
 
 def _whole(rows: Rows, spec: ArraySpec, config: ModelConfig, sources: Sequence[WitnessTensor]) -> Rows:
-    """``stack``: one tensor's rows under the other's, in the order of the experts."""
+    """``stack``, ``fuse_qkv_a``: one tensor's rows under the other's, in the entry's order."""
     return rows
 
 
 def _split(rows: Rows, spec: ArraySpec, config: ModelConfig, sources: Sequence[WitnessTensor]) -> Rows:
-    """``split``: of Phi's qkv the rows of Q, of K or of V; of gate_up, in each expert, one half."""
+    """``split``: of Phi's qkv the rows of Q, of K or of V; of gate_up, in each expert, one half.
+
+    Of latent attention's fused down-projections, the query's rows, or those below.
+    """
     (tensor,) = sources
     module = spec.key.rpartition(".")[0].rpartition(".")[2]
     if rows.size == math.prod(spec.shape[:-1] if len(spec.shape) > 1 else spec.shape):
@@ -140,6 +143,9 @@ def _split(rows: Rows, spec: ArraySpec, config: ModelConfig, sources: Sequence[W
         keys = (config.num_key_value_heads or 0) * head
         sizes = [(config.num_attention_heads or 0) * head, keys, keys]
         part = ("q_proj", "k_proj", "v_proj").index(module)
+    elif module in ("q_a_proj", "kv_a_proj_with_mqa") and config.mla is not None:
+        sizes = [config.mla.q_lora_rank or 0, config.mla.kv_lora_rank + config.mla.qk_rope_head_dim]
+        part = ("q_a_proj", "kv_a_proj_with_mqa").index(module)
     else:
         raise Unexplained(f"no independent formula for the split of {module}")
     if sum(sizes) != height:
@@ -181,5 +187,6 @@ _MOVES: Final[Mapping[str, Callable[[Rows, ArraySpec, ModelConfig, Sequence[Witn
     "permute": _permute,
     "rope_first": _rope_first,
     "join_latent": _join_latent,
+    "fuse_qkv_a": _whole,
 }
 """What an entry's transforms mean for the order of rows."""

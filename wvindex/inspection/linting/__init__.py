@@ -1,0 +1,1 @@
+"""A linter for checkpoints: rules in a table, what they find, and where."""

@@ -1,0 +1,111 @@
+"""What one pass over a matrix or a stack leaves: everything that rules ask about its values."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wvindex.formats.ggml import can_decode
+from wvindex.inspection.linting.tally import Tallies
+from wvindex.query.lazy import Tensor
+
+LARGEST_HALF: Final = 65504.0
+"""The largest finite float16: what lies beyond was cut off there, or became infinite."""
+
+EXPERTS: Final = re.compile(r"(^|[._])(experts|exps)[._]")
+
+FEW: Final = 8
+"""Indices that a finding names; the others are counted."""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Rows, or columns, of one kind; those of matrices that are zero all over are left out.
+
+    Attributes
+    ----------
+    count : int
+    first : tuple of (int, int)
+        Matrix and place in it of the first `FEW`.
+    """
+
+    count: int
+    first: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen of one matrix, or of each matrix of a stack.
+
+    Attributes
+    ----------
+    tensor : Tensor
+    zero_rows, constant_rows, zero_columns, constant_columns : Lines
+        Zero, or of one other value, all along.
+    dead : array of bool, shape (n_matrices,)
+        Which matrices are zero all over.
+    squares : array of float64, shape (n_matrices,)
+        Sums of squares; NaN or infinite where a value is.
+    row_absmax : float
+        Largest magnitude of the median row, of those that are finite and not zero; NaN without such.
+    absmax : float
+        Largest finite magnitude.
+    absmax_row : int
+        Its row, of all matrices.
+    sketches : array of float32, shape (n_matrices, LENGTH)
+    tallies : Tallies
+        ``nan``, ``inf``: values; ``saturated``: values at the end of float16; ``code-saturated``,
+        ``code-nan``: codes of FP8; ``scale-...``: scales of packed blocks or of FP8 (``nonfinite``,
+        ``negative``, ``denormal``; ``lost``: zero, though codes under it differ).
+    n_scales : int
+        Scales that were looked at.
+    """
+
+    tensor: Tensor
+    zero_rows: Lines
+    constant_rows: Lines
+    zero_columns: Lines
+    constant_columns: Lines
+    dead: NDArray[np.bool_]
+    squares: NDArray[np.float64]
+    row_absmax: float
+    absmax: float
+    absmax_row: int
+    sketches: NDArray[np.float32]
+    tallies: Tallies
+    n_scales: int
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether every value is zero."""
+        return bool(self.dead.all())
+
+
+def is_stack(tensor: Tensor) -> bool:
+    """Whether a tensor is a stack of experts; any other one is taken as one matrix, its rows flattened."""
+    return tensor.ndim == 3 and EXPERTS.search(tensor.key) is not None
+
+
+def height_of(tensor: Tensor) -> int:
+    """Give the rows of one matrix."""
+    return tensor.shape[-2] if is_stack(tensor) else math.prod(tensor.shape[:-1])
+
+
+def is_weight(tensor: Tensor) -> bool:
+    """Whether a tensor is a weight, as far as its name tells: not a mask or a table that is computed."""
+    return tensor.spec.mapped or tensor.key.endswith("weight") or is_stack(tensor)
+
+
+def can_look(tensor: Tensor) -> bool:
+    """Whether a tensor is a matrix or a stack of floating-point values that can be decoded."""
+    encoding = tensor.spec.encoding
+    if tensor.ndim < 2 or not tensor.size:
+        return False
+    if encoding.dtype is None:
+        return can_decode(encoding)
+    return encoding.dtype.kind in "fV"
