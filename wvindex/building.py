@@ -211,7 +211,7 @@ def build(
                 opened.scratch_in(writer.root)
             check = partial(require_finite, opened) if strict_finite else None
             operations = in_reading_order(opened, planned.operations)
-            written = write_arrays(operations, writer, links, budget, progress, check)
+            written = write_arrays(operations, writer, links, budget - planned.source_bytes, progress, check)
             arrays = {operation.spec.key: written[operation.spec.key] for operation in planned.operations}
             require_unchanged(opened)
             if hashes is not None:

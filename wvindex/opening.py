@@ -71,7 +71,7 @@ def open(
             return open_store(local, check=check)  # a store without its root document, and says so
         raise
     try:
-        again = Path(os.path.abspath(config)) if config is not None else None
+        again = absolute(Path(config)) if config is not None else None
         return _bare(source, partial(open, absolute(local), check=check, config=again))
     except BaseException:
         source.close()

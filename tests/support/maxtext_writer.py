@@ -1,7 +1,7 @@
 """MaxText checkpoints from Hugging Face tensors: the tree, in NumPy, and Orbax's files, through TensorStore.
 
-The tree follows MaxText's own conversion (convert_deepseek_family_ckpt.py, param_mapping.py): kernels ``[in, out]``
-with heads apart, experts ``[experts, in, out]``, layers stacked along axis 1 where they are scanned.
+The tree follows MaxText's own conversion (convert_deepseek_family_ckpt.py, param_mapping.py): kernels are
+``[in, out]`` with heads apart, experts ``[experts, in, out]``, layers stacked along axis 1 where scanned.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ _NORMS: Final = {
     "self_attn.kv_a_layernorm.weight": "self_attention.kv_norm.scale",
     "self_attn.q_norm.weight": "self_attention.query_norm.scale",
     "self_attn.k_norm.weight": "self_attention.key_norm.scale",
+    "pre_feedforward_layernorm.weight": "pre_ffw",
+    "post_feedforward_layernorm.weight": "post_ffw",
 }
 _KERNELS: Final = {
     "self_attn.q_a_proj.weight": "self_attention.wq_a.kernel",
@@ -66,20 +68,20 @@ def layer_leaves(checkpoint: Checkpoint, layer: int) -> dict[str, Array]:
 def _attention(config: Mapping[str, Any], weights: Mapping[str, Array]) -> dict[str, Array]:
     heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
     out = weights["self_attn.o_proj.weight"]
-    leaves = {"self_attention.out.kernel": out.T.reshape(heads, -1, hidden)}
+    leaves: dict[str, Array] = {"self_attention.out.kernel": out.T.reshape(heads, -1, hidden)}
     for theirs, ours in (("q_b_proj", "wq_b"), ("kv_b_proj", "wkv_b")):
         if f"self_attn.{theirs}.weight" in weights:
-            weight = weights[f"self_attn.{theirs}.weight"]
-            leaves[f"self_attention.{ours}.kernel"] = weight.T.reshape(weight.shape[1], heads, -1)
+            factor = weights[f"self_attn.{theirs}.weight"]
+            leaves[f"self_attention.{ours}.kernel"] = factor.T.reshape(factor.shape[1], heads, -1)
     latent, kv_heads = "kv_lora_rank" in config, int(config.get("num_key_value_heads", heads))
     for theirs, ours, count in (("q", "query", heads), ("k", "key", kv_heads), ("v", "value", kv_heads)):
         weight, bias = (weights.get(f"self_attn.{theirs}_proj.{kind}") for kind in ("weight", "bias"))
         if weight is None:
             continue
-        kernel = weight.T.reshape(hidden, count, -1)
+        kernel: Array = weight.T.reshape(hidden, count, -1)
         if not latent and theirs != "v":
             kernel = _rotary(config, kernel)
-        if theirs == "q" and config["model_type"] in ("llama", "mistral", "mixtral"):
+        if theirs == "q" and config["model_type"] in ("llama", "mistral", "mixtral", "gemma2"):
             kernel = (kernel.astype(np.float32) / np.sqrt(np.float32(kernel.shape[2]))).astype(weight.dtype)
         leaves[f"self_attention.{ours}.kernel"] = kernel
         if bias is not None:
@@ -122,13 +124,16 @@ def _experts(config: Mapping[str, Any], weights: Mapping[str, Array]) -> dict[st
 
 def params(checkpoint: Checkpoint, *, scanned: bool = True, fused: bool = False) -> Tree:
     """Give a model's tree, below ``params/params``."""
-    config, tensors, tree = checkpoint.config, checkpoint.tensors, {}
+    config, tensors = checkpoint.config, checkpoint.tensors
+    tree: Tree = {}
     put(tree, "token_embedder.embedding", tensors["model.embed_tokens.weight"])
     put(tree, "decoder.decoder_norm.scale", tensors["model.norm.weight"])
     if "lm_head.weight" in tensors:
         put(tree, "decoder.logits_dense.kernel", tensors["lm_head.weight"].T)
     n_layers, dense = int(config["num_hidden_layers"]), config.get("first_k_dense_replace")
     layers = [layer_leaves(checkpoint, layer) for layer in range(n_layers)]
+    if config["model_type"] == "gemma2":
+        layers = _gemma(tree, config, layers)
     stacks = (
         {"layers": layers}
         if dense is None
@@ -147,6 +152,33 @@ def params(checkpoint: Checkpoint, *, scanned: bool = True, fused: bool = False)
     for extra in range(int(config.get("num_nextn_predict_layers") or 0)):
         _put_predicting(tree, checkpoint, n_layers + extra, extra + 1)
     return tree
+
+
+def _gemma(tree: Tree, config: Mapping[str, Any], layers: list[dict[str, Array]]) -> list[dict[str, Array]]:
+    """Put two layers into one, 1 on every norm, and the embedding's scale into it."""
+    embedding = tree["token_embedder"]["embedding"]
+    scaled = embedding.astype(np.float32) * np.float32(int(config["hidden_size"]) ** 0.5)
+    tree["token_embedder"]["embedding"] = scaled.astype(embedding.dtype)
+    norm = tree["decoder"]["decoder_norm"]
+    norm["scale"] = norm["scale"] + norm["scale"].dtype.type(1)
+    renamed = {
+        "pre_self_attention_layer_norm.scale": "pre_self_attention_norm",
+        "post_self_attention_layer_norm.scale": "post_self_attention_norm",
+        "pre_ffw": "pre_ffw_norm",
+        "post_ffw": "post_ffw_norm",
+    }
+    pairs = []
+    for number in range(0, len(layers), 2):
+        pair: dict[str, Array] = {}
+        for half, leaves in zip(("local", "global"), layers[number : number + 2], strict=True):
+            for name, value in leaves.items():
+                if name in renamed:
+                    pair[f"{renamed[name]}_{half}.scale"] = value + value.dtype.type(1)
+                else:
+                    module, _, rest = name.partition(".")
+                    pair[f"{module}_{half}.{rest}"] = value
+        pairs.append(pair)
+    return pairs
 
 
 def _fuse(leaves: dict[str, Array]) -> None:
@@ -189,14 +221,19 @@ def write_orbax(
 ) -> Path:
     """Write a tree as Orbax does: `chunks` gives the chunks of leaves by the last parts of their names."""
     directory.mkdir(parents=True)
-    members = {}
+    members, pending = {}, []
+    context = ts.Context()  # one database, however many arrays
     for path, value in flat(tree).items():
         name, array = ".".join(path), np.asarray(value)
         keys = [{"key": key, "key_type": 1 if key.isdigit() else 2} for key in path]
         kind = {"value_type": "jax.Array", "skip_deserialize": False, "write_shape": list(array.shape)}
         members[str(path)] = {"key_metadata": keys, "value_metadata": kind}
         shape = next((c for end, c in (chunks or {}).items() if name.endswith(end)), array.shape)
-        _write_array(directory, name, array, shape, ocdbt=ocdbt, zarr3=zarr3)
+        spec = _spec(directory, name, array, shape, ocdbt=ocdbt, zarr3=zarr3)
+        opened = ts.open(spec, create=True, dtype=ts.dtype(array.dtype.name), context=context)
+        pending.append((opened, np.asarray(array, order="C")))
+    for write in [opened.result().write(array) for opened, array in pending]:
+        write.result()
     document = {
         "tree_metadata": members,
         "use_ocdbt": ocdbt,
@@ -208,9 +245,9 @@ def write_orbax(
     return directory
 
 
-def _write_array(
+def _spec(
     directory: Path, name: str, array: Array, chunk: tuple[int, ...], *, ocdbt: bool, zarr3: bool
-) -> None:
+) -> dict[str, Any]:
     kvstore: dict[str, Any] = {"driver": "file", "path": f"{directory}/{name}/"}
     if ocdbt:
         kvstore = {"driver": "ocdbt", "base": f"file://{directory}/", "path": f"{name}/"}
@@ -223,8 +260,6 @@ def _write_array(
     if zarr3:
         grid = {"name": "regular", "configuration": {"chunk_shape": chunk}}
         metadata = {"shape": array.shape, "chunk_grid": grid}
-    spec = {"driver": "zarr3" if zarr3 else "zarr", "kvstore": kvstore, "metadata": metadata}
-    dtype = ts.dtype(array.dtype.name)
+    spec: dict[str, Any] = {"driver": "zarr3" if zarr3 else "zarr", "kvstore": kvstore, "metadata": metadata}
     spec["store_data_equal_to_fill_value"] = True
-    opened = ts.open(spec, create=True, dtype=dtype).result()
-    opened.write(np.asarray(array, order="C")).result()
+    return spec

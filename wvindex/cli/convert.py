@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 @click.option(
     "--optimizer",
     type=click.Choice(("concat", "drop")),
-    help="Of a MaxText checkpoint with an optimizer's state: its moments go as their parameters do, or all of "
-    "it is left out. No default.",
+    help="Of a MaxText checkpoint with an optimizer's state: its moments go as their parameters do, or all "
+    "of it is left out. No default.",
 )
 @max_memory_option("1GiB", "Memory that the conversion may use")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar, no notes.")

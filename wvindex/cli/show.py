@@ -51,8 +51,8 @@ def command(
     """Show one tensor of PATH, its origin and its values.
 
     PATH is a store, or a bare GGUF, safetensors or MaxText checkpoint. KEY is a standard key or any other
-    name of the tensor. INDEX is as in NumPy: 'KEY[0:4, -1]'; without one, a corner is shown. With --raw it chooses
-    rows.
+    name of the tensor. INDEX is as in NumPy: 'KEY[0:4, -1]'; without one, a corner is shown. With --raw it
+    chooses rows.
     """
     import wvindex as wv
 

@@ -1,8 +1,9 @@
-"""MaxText's Orbax checkpoints: parameters and Adam's moments, scanned or not, in OCDBT or in a directory a leaf.
+"""MaxText's Orbax checkpoints: parameters and Adam's moments, scanned or not, in OCDBT or a directory a leaf.
 
 A leaf that stays is copied value by value, compressed as it is; a new one is written chunk by chunk through
 TensorStore. In OCDBT, values are written into small databases, each whole before the next is begun, which one
-manifest refers to at the end: so Orbax itself saves from several hosts, and so an interrupted conversion goes on.
+manifest refers to at the end: so Orbax itself saves from several hosts, and so a conversion that was
+interrupted goes on.
 """
 
 from __future__ import annotations
@@ -209,7 +210,7 @@ class OrbaxConversion:
         return None if data is None else parse_object(data, file=self._item / name)
 
     def _carried(self) -> dict[str, SourceFile]:
-        """Give the files that are copied as they are: no document that is rewritten, no part of a database."""
+        """Give the files that are copied as they are: none that is rewritten, and no part of a database."""
         leaves = {f"{self._inside}{leaf.name}" for leaf in self._tree.leaves if leaf.is_array}
         kept = {f"{self._inside}{array.leaf.name}" for array in self._copied}
         found = {}
@@ -223,22 +224,25 @@ class OrbaxConversion:
         return found
 
     def _notes(self) -> tuple[str, ...]:
+        """Say where the way back will not give the same chunks: columns that are split, halves that differ."""
         notes = []
-        split = [
-            one.name for one in self._made for piece in one.pieces if piece.array.chunk_shape[-1] < piece.array.shape[-1]
-        ]
-        if split:
-            notes.append(
-                f"columns are split into chunks, so those of {split[0]} do not begin where its halves do: the way "
-                "back gives the same values, in other chunks"
-            )
-        return tuple(notes)
+        for step in self._steps:
+            first, *others = step.inputs
+            if any(array.chunk_shape[-1] < array.shape[-1] for array in step.inputs) or any(
+                other.chunk_shape[:-1] != first.chunk_shape[:-1] for other in others
+            ):
+                notes.append(
+                    f"{first.leaf.name} is in chunks of {first.chunk_shape}: the way back gives the same values, "
+                    "in other chunks"
+                )
+        return tuple(notes[:1])
 
     def write(self, progress: OnProgress) -> None:
         """Write every leaf and every file, and give the directory its name; see `Planned`."""
         carried = self._carried()
         batches = list(self._batches())
-        files = {**{name: [file] for name, file in carried.items()}, **self._contents}
+        files: dict[str, Sequence[Content]] = {name: [file] for name, file in carried.items()}
+        files |= self._contents
         total = sum(one.nbytes for contents in files.values() for one in contents)
         total += sum(batch.nbytes for batch in batches)
         done = 0
@@ -291,7 +295,9 @@ class OrbaxConversion:
         for place, one in enumerate(self._made):
             yield _Batch(f"{self._inside}{_DATABASE}{number + place}", one, (), one.nbytes)
 
-    def _write_batch(self, staged: StagedDirectory, batch: _Batch, report: Callable[[str, int], None]) -> None:
+    def _write_batch(
+        self, staged: StagedDirectory, batch: _Batch, report: Callable[[str, int], None]
+    ) -> None:
         name = batch.made.name if batch.made is not None else batch.directory
         if staged.is_kept(batch.directory):
             report(name, batch.nbytes)

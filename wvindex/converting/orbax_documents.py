@@ -1,7 +1,7 @@
 """What Orbax writes beside arrays, rewritten for leaves that others took the place of.
 
-``_METADATA`` (the tree), ``_sharding`` (a sharding a leaf, by its name in base64), ``array_metadatas/process_*``
-(how each was written), and the metadata of an array itself, for Zarr 2 or 3.
+``_METADATA`` (the tree), ``_sharding`` (a sharding a leaf, by its name in base64),
+``array_metadatas/process_*`` (how each was written), and the metadata of an array itself, for Zarr 2 or 3.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class Leaves:
 def rewritten_tree(document: Mapping[str, Any], leaves: Leaves) -> Document:
     """Give ``_METADATA`` of the result."""
     members = document["tree_metadata"]
-    paths = {name: tuple(str(key["key"]) for key in member["key_metadata"]) for name, member in members.items()}
+    paths = {
+        name: tuple(str(key["key"]) for key in member["key_metadata"]) for name, member in members.items()
+    }
     replaced: dict[str, list[tuple[str, Document]]] = {}
     for name, path in paths.items():
         successors = leaves.successors(path)

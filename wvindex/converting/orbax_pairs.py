@@ -138,7 +138,9 @@ def _require_form(
     of_model = {name for path, members in groups.items() if not is_optimizers(path) for name in members}
     if direction == "unfuse":
         if FUSED not in of_model:
-            raise UnsupportedError("no fused down-projection here", file=file, expected=f"a leaf {FUSED}", found="none")
+            raise UnsupportedError(
+                "no fused down-projection here", file=file, expected=f"a leaf {FUSED}", found="none"
+            )
         return
     if FUSED in of_model:
         raise UnsupportedError("the down-projections are fused already", file=file, found=FUSED)

@@ -1,4 +1,4 @@
-"""Values of an Orbax checkpoint as keys with bytes: what stands for a leaf, copied as it is, or written anew."""
+"""Values of an Orbax checkpoint as keys with bytes: those of a leaf, copied as they are, or written anew."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ class SourceValues:
         """
         found = self._store.read(key).result()
         if found.state != "value":
-            raise ShardError("a value is missing", file=self._tree.directory, tensor=key.decode(errors="replace"))
+            raise ShardError(
+                "a value is missing", file=self._tree.directory, tensor=key.decode(errors="replace")
+            )
         return bytes(found.value)
 
     def metadata(self, name: str) -> dict[str, Any]:
@@ -91,7 +93,9 @@ class TargetValues:
         """Copy values as they are."""
         with _reporting(self._directory):
             for start in range(0, len(keys), _IN_FLIGHT):
-                futures = [self._store.write(key, source.read(key)) for key in keys[start : start + _IN_FLIGHT]]
+                futures = [
+                    self._store.write(key, source.read(key)) for key in keys[start : start + _IN_FLIGHT]
+                ]
                 for future in futures:
                     future.result()
 
@@ -146,7 +150,8 @@ def _regions(shape: Sequence[int], chunk: Sequence[int]) -> Iterator[tuple[slice
     starts = [range(0, n, max(size, 1)) for n, size in zip(shape, chunk, strict=True)]
     for corner in itertools.product(*starts):
         yield tuple(
-            slice(start, min(start + axis.step, n)) for start, axis, n in zip(corner, starts, shape, strict=True)
+            slice(start, min(start + axis.step, n))
+            for start, axis, n in zip(corner, starts, shape, strict=True)
         )
 
 

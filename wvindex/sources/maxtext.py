@@ -1,4 +1,4 @@
-"""MaxText checkpoints: an Orbax tree of JAX arrays, shown as the Hugging Face checkpoint that it would export."""
+"""MaxText checkpoints: an Orbax tree of JAX arrays, shown as the Hugging Face checkpoint that it exports."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """MaxText's configuration in Hugging Face's form.
 
 MaxText is configured by YAML: a model's file over ``base.yml``. The names and defaults here are those of
-https://github.com/AI-Hypercomputer/maxtext, ``configs/base.yml`` and ``configs/models``; what each means for the
-model is as in ``layers/attention_mla.py``, ``layers/moe.py`` and ``layers/embeddings.py``.
+https://github.com/AI-Hypercomputer/maxtext, ``configs/base.yml`` and ``configs/models``; what each means for
+the model is as in ``layers/attention_mla.py``, ``layers/moe.py`` and ``layers/embeddings.py``.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ def _grouped_query(s: _Settings, block: str) -> dict[str, Any]:
         raise s.error("model_name", "a model_name, or a rope_type: Llama 3.1's heads are interleaved", None)
     is_llama31 = any(s.text(name).startswith("llama3.1") for name in ("model_name", "rope_type"))
     fields["rope_scaling"] = _llama31(s) if is_llama31 else _scaling(s)
-    if block == "qwen3_moe" or block == "mixtral":
+    if block in ("qwen3_moe", "mixtral"):
         experts = "num_local_experts" if block == "mixtral" else "num_experts"
         width = "intermediate_size" if block == "mixtral" else "moe_intermediate_size"
         fields |= {

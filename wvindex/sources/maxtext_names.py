@@ -1,8 +1,8 @@
 """Which tensors of Hugging Face's form a leaf of MaxText's tree holds, and along which of its axes.
 
 The rules are those of MaxText's own export (``checkpoint_conversion/utils/param_mapping.py``): kernels are
-``[in, out]`` with the heads as an axis of their own, experts ``[experts, in, out]``, and a scanned stack has its
-layers as one more axis. Names are matched by segment.
+``[in, out]`` with the heads as an axis of their own, experts ``[experts, in, out]``, and a scanned stack has
+its layers as one more axis. Names are matched by segment.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ GEMMA_PAIR: Final[Mapping[str, tuple[int, str, Layout]]] = {
 """Gemma 2: one of MaxText's layers is two of Hugging Face's, the first with a window."""
 
 STACKS: Final = ("layers", "dense_layers", "moe_layers")
-"""Modules of the decoder that hold layers, all together where scanned; else ``layers_0``, ``layers_1``, ..."""
+"""Modules of the decoder that hold layers, all together where scanned; else ``layers_0``, ``layers_1``."""
 
 _MTP_BLOCK: Final = "mtp_block"
 

@@ -1,8 +1,8 @@
 """A leaf of an Orbax checkpoint, chunk by chunk put into a file from which any layer can be read alone.
 
-The layer axis of a scanned stack is never split into chunks: to read one layer is to decode them all. A build,
-which wants every layer, so decodes each chunk once and keeps what it held beside the store, layer by layer, in a
-file without a name, which is gone with the process.
+The layer axis of a scanned stack is never split into chunks: to read one layer is to decode them all. A
+build, which wants every layer, so decodes each chunk once and keeps what it held beside the store, layer by
+layer, in a file without a name, which is gone with the process.
 """
 
 from __future__ import annotations

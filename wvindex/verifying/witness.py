@@ -133,8 +133,8 @@ def witness_of(source: Source) -> Witness:
     """Read a checkpoint's headers, which wvindex found sound, by the package of its format."""
     if source.format == "maxtext":
         reader = MaxTextWitness(source).read
-        found = {info.name: _own(info) for info in source.tensors()}
-        return Witness(TENSORSTORE, found, _safetensors_decoder, reader=reader)
+        own = {info.name: _own(info) for info in source.tensors()}
+        return Witness(TENSORSTORE, own, _safetensors_decoder, reader=reader)
     decoder = GGUF if source.format == "gguf" else SAFETENSORS
     read = _gguf_tensors if source.format == "gguf" else _safetensors_tensors
     by_file: dict[Path, list[TensorInfo]] = {}
