@@ -122,9 +122,9 @@ def test_in_float32_what_the_import_scales_comes_back(tmp_path: Path, name: str)
     with wv.open(wv.build(source, tmp_path / "m.zarr")) as db:
         assert np.abs(Model(db).forward(tokens).logits - logits).max() <= 5e-4
         assert db["model.layers.0.self_attn.q_proj.weight"].exactness == "derived"
-        assert db["model.layers.0.mlp.down_proj.weight" if name != "mixtral" else "lm_head.weight"].exactness == (
-            "reordered"
-        )
+        assert db[
+            "model.layers.0.mlp.down_proj.weight" if name != "mixtral" else "lm_head.weight"
+        ].exactness == ("reordered")
     assert not wv.verify(tmp_path / "m.zarr", source).faults
 
 
@@ -305,7 +305,10 @@ def test_a_database_without_its_tree_is_no_checkpoint(tmp_path: Path) -> None:
 
 def test_without_tensorstore_it_says_what_to_install(tmp_path: Path) -> None:
     source = qwen(tmp_path)
-    with mock.patch.dict("sys.modules", tensorstore=None), pytest.raises(UsageError, match="TensorStore") as error:
+    with (
+        mock.patch.dict("sys.modules", tensorstore=None),
+        pytest.raises(UsageError, match="TensorStore") as error,
+    ):
         wv.open(source)
     assert "wvindex[maxtext]" in str(error.value)
 

@@ -44,24 +44,29 @@ def settings(name: str) -> dict[str, Any]:
     names = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "routed_scaling_factor")
     yarn = c["rope_scaling"]
     groups = c["topk_method"] != "greedy"
-    return common | DEEPSEEK | {name: c[name] for name in names} | {
-        "q_lora_rank": c["q_lora_rank"] or 0,
-        "first_num_dense_layers": c["first_k_dense_replace"],
-        "num_experts": c["n_routed_experts"],
-        "num_experts_per_tok": c["num_experts_per_tok"],
-        "shared_experts": c["n_shared_experts"],
-        "base_moe_mlp_dim": c["moe_intermediate_size"],
-        "routed_score_func": c["scoring_func"],
-        "routed_bias": c["scoring_func"] == "sigmoid",
-        "n_routing_groups": c["n_group"] if groups else -1,
-        "topk_routing_group": c["topk_group"] if groups else -1,
-        "max_position_embeddings": c["max_position_embeddings"],
-        "original_max_position_embeddings": yarn["original_max_position_embeddings"],
-        "rope_factor": yarn["factor"],
-        "beta_fast": yarn["beta_fast"],
-        "beta_slow": yarn["beta_slow"],
-        "mscale": yarn["mscale"],
-    }
+    return (
+        common
+        | DEEPSEEK
+        | {name: c[name] for name in names}
+        | {
+            "q_lora_rank": c["q_lora_rank"] or 0,
+            "first_num_dense_layers": c["first_k_dense_replace"],
+            "num_experts": c["n_routed_experts"],
+            "num_experts_per_tok": c["num_experts_per_tok"],
+            "shared_experts": c["n_shared_experts"],
+            "base_moe_mlp_dim": c["moe_intermediate_size"],
+            "routed_score_func": c["scoring_func"],
+            "routed_bias": c["scoring_func"] == "sigmoid",
+            "n_routing_groups": c["n_group"] if groups else -1,
+            "topk_routing_group": c["topk_group"] if groups else -1,
+            "max_position_embeddings": c["max_position_embeddings"],
+            "original_max_position_embeddings": yarn["original_max_position_embeddings"],
+            "rope_factor": yarn["factor"],
+            "beta_fast": yarn["beta_fast"],
+            "beta_slow": yarn["beta_slow"],
+            "mscale": yarn["mscale"],
+        }
+    )
 
 
 def read(tmp_path: Path, document: dict[str, Any]) -> dict[str, Any]:
@@ -81,7 +86,16 @@ def test_deepseeks_settings_mean_the_hubs_configuration(tmp_path: Path, name: st
     document["mtp_num_layers"] = checkpoint(name).config.get("num_nextn_predict_layers", 0)
     stated = checkpoint(name).config
     ours, theirs = model_config(read(tmp_path, document)), model_config(stated)
-    for field in ("attention_scale", "rope", "moe", "mla", "layer_types", "head_dim", "v_head_dim", "rms_norm_eps"):
+    for field in (
+        "attention_scale",
+        "rope",
+        "moe",
+        "mla",
+        "layer_types",
+        "head_dim",
+        "v_head_dim",
+        "rms_norm_eps",
+    ):
         assert getattr(ours, field) == getattr(theirs, field), field
     for field in ("family", "model_type", "hidden_size", "num_nextn_predict_layers", "tie_word_embeddings"):
         assert getattr(ours, field) == getattr(theirs, field), field
@@ -146,9 +160,7 @@ def test_an_exponent_without_a_point_is_a_number(tmp_path: Path) -> None:
         ({"rope_min_timescale": 2}, "rope_type"),
     ],
 )
-def test_what_hugging_face_cannot_say_is_refused(
-    tmp_path: Path, changes: dict[str, Any], field: str
-) -> None:
+def test_what_hugging_face_cannot_say_is_refused(tmp_path: Path, changes: dict[str, Any], field: str) -> None:
     with pytest.raises(MetadataError) as error:
         read(tmp_path, settings("mistral") | {"decoder_block": "mistral"} | changes)
     assert error.value.field == field

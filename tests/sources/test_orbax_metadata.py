@@ -97,9 +97,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("edit", "error"), FAULTS)
-def test_a_tree_that_is_not_sound_is_refused(
-    tmp_path: Path, edit: Any, error: type[WvindexError]
-) -> None:
+def test_a_tree_that_is_not_sound_is_refused(tmp_path: Path, edit: Any, error: type[WvindexError]) -> None:
     with pytest.raises(error):
         read_tree(edited(tmp_path, edit))
 

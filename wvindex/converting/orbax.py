@@ -152,7 +152,7 @@ class OrbaxConversion:
 
     def _require_memory(self) -> None:
         """Refuse where the largest chunk cannot be held with what is made of it."""
-        chunks = [3 * array.chunk_nbytes for array in self._copied]
+        chunks = [2 * array.value_nbytes for array in self._copied if self._tree.ocdbt]
         for one in self._made:
             written, _ = written_shapes(self._metadata[one.name])
             sizes = (min(n, size) for n, size in zip(one.shape, written, strict=True))

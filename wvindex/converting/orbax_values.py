@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from wvindex.converting.orbax_documents import array_metadata, compact, written_shapes
 from wvindex.converting.orbax_pairs import NewLeaf
-from wvindex.errors import NoSpace, ShardError, StoreError
+from wvindex.errors import NoSpace, ShardError, StoreError, UnreadableSource
 from wvindex.sources.orbax_arrays import array_spec, tensorstore
 from wvindex.sources.orbax_metadata import OrbaxTree
 from wvindex.sources.strict_json import parse_object
 
-_IN_FLIGHT: Final = 32
-"""Values that are on their way into a database at once."""
+_IN_FLIGHT: Final = 16 << 20
+"""Bytes of values that are on their way into a database at once; one is, whatever its size."""
 
 _OCDBT_CONFIG: Final = {
     "max_inline_value_bytes": 1024,
@@ -61,7 +61,15 @@ class SourceValues:
         ShardError
             If there is none.
         """
-        found = self._store.read(key).result()
+        try:
+            found = self._store.read(key).result()
+        except (ValueError, OSError, RuntimeError) as error:
+            raise UnreadableSource(
+                "a value cannot be read",
+                file=self._tree.directory,
+                tensor=key.decode(errors="replace"),
+                found=str(error).partition(" [")[0],
+            ) from error
         if found.state != "value":
             raise ShardError(
                 "a value is missing", file=self._tree.directory, tensor=key.decode(errors="replace")
@@ -92,12 +100,15 @@ class TargetValues:
     def copy(self, source: SourceValues, keys: Sequence[bytes]) -> None:
         """Copy values as they are."""
         with _reporting(self._directory):
-            for start in range(0, len(keys), _IN_FLIGHT):
-                futures = [
-                    self._store.write(key, source.read(key)) for key in keys[start : start + _IN_FLIGHT]
-                ]
-                for future in futures:
-                    future.result()
+            futures, nbytes = [], 0
+            for key in keys:
+                value = source.read(key)
+                futures.append(self._store.write(key, value))
+                nbytes += len(value)
+                if nbytes >= _IN_FLIGHT:
+                    _finish(futures)
+                    futures, nbytes = [], 0
+            _finish(futures)
 
     def write(self, made: NewLeaf, metadata: Mapping[str, Any], on_bytes: Callable[[int], None]) -> None:
         """Write a new leaf, chunk by chunk."""
@@ -135,6 +146,11 @@ def merge(databases: Sequence[Path], directory: Path, shared: Any) -> None:
 def new_metadata(source: SourceValues, made: NewLeaf) -> dict[str, Any]:
     """Give the metadata of a new leaf."""
     return array_metadata(source.metadata(made.model.leaf.name), made)
+
+
+def _finish(futures: Sequence[Any]) -> None:
+    for future in futures:
+        future.result()
 
 
 def _file(directory: Path) -> dict[str, Any]:

@@ -55,6 +55,8 @@ class LeafArray:
     encoding : Encoding
     chunk_shape : tuple of int
         What is decoded at once; the layer axis of a scanned stack is never split.
+    value_shape : tuple of int
+        What stands in one value or file: a chunk, or a shard of several.
     handle : tensorstore.TensorStore
     """
 
@@ -62,6 +64,7 @@ class LeafArray:
     shape: tuple[int, ...]
     encoding: Encoding
     chunk_shape: tuple[int, ...]
+    value_shape: tuple[int, ...]
     handle: Any
 
     @property
@@ -72,7 +75,15 @@ class LeafArray:
     @property
     def chunk_nbytes(self) -> int:
         """Of one chunk, decoded."""
-        inside = (min(n, size) for n, size in zip(self.chunk_shape, self.shape, strict=True))
+        return self._nbytes(self.chunk_shape)
+
+    @property
+    def value_nbytes(self) -> int:
+        """Of one value, decoded."""
+        return self._nbytes(self.value_shape)
+
+    def _nbytes(self, chunk: tuple[int, ...]) -> int:
+        inside = (min(n, size) for n, size in zip(chunk, self.shape, strict=True))
         return math.prod(inside) * self.encoding.type_size
 
     def read(self, index: Index) -> NDArray[Any]:
@@ -187,10 +198,11 @@ def _checked(leaf: Leaf, handle: Any, directory: Path) -> LeafArray:
         raise LimitExceeded("an array is too large", file=directory, tensor=leaf.name, found=shape)
     if dtype not in _ENCODINGS:
         raise UnsupportedError("a dtype that wvindex does not store", tensor=leaf.name, found=dtype)
-    chunk = handle.chunk_layout.read_chunk.shape
-    found = LeafArray(
-        leaf, shape, ENCODINGS[_ENCODINGS[dtype]], tuple(int(n) for n in chunk) if chunk else shape, handle
+    layout = handle.chunk_layout
+    chunk, value = (
+        tuple(int(n) for n in one.shape or shape) for one in (layout.read_chunk, layout.write_chunk)
     )
+    found = LeafArray(leaf, shape, ENCODINGS[_ENCODINGS[dtype]], chunk, value, handle)
     if found.chunk_nbytes > MAX_CHUNK_BYTES:
         raise LimitExceeded(
             "a chunk is too large to be decoded at once",
