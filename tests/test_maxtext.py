@@ -30,7 +30,7 @@ from wvindex.errors import (
     WvindexError,
 )
 from wvindex.infer import Model
-from wvindex.sources import maxtext
+from wvindex.sources import maxtext, orbax_arrays
 
 _LLAMA31 = {
     "factor": 8.0,
@@ -211,12 +211,33 @@ def test_every_leaf_is_in_the_ledger(tmp_path: Path) -> None:
 
 def test_a_leaf_that_no_rule_knows_keeps_its_name(tmp_path: Path) -> None:
     tree = params(model("qwen2"))
+    put(tree, "decoder.extra.number", np.float32(5))
     put(tree, "decoder.extra.table", np.arange(6, dtype=np.float32).reshape(2, 3))
     source = write(tmp_path / "items", "qwen2", {"params": {"params": tree}})
     with wv.open(source) as db:
         tensor = db["params.params.decoder.extra.table"]
         assert not tensor.spec.mapped
         assert np.array_equal(tensor.read(), tree["decoder"]["extra"]["table"])
+        assert np.array_equal(tensor[1:], tree["decoder"]["extra"]["table"][1:])
+        assert db["params.params.decoder.extra.number"][()] == 5
+
+
+def test_a_padded_vocabulary_is_cut_as_in_the_export(tmp_path: Path) -> None:
+    tree = params(model("qwen3_moe"))
+    embedding, head = tree["token_embedder"]["embedding"], tree["decoder"]["logits_dense"]["kernel"]
+    padding = np.full((24, embedding.shape[1]), 7, embedding.dtype)
+    tree["token_embedder"]["embedding"] = np.concatenate([embedding, padding])
+    tree["decoder"]["logits_dense"]["kernel"] = np.concatenate([head, padding.T], axis=1)
+    source = write(tmp_path / "items", "qwen3_moe", {"params": {"params": tree}})
+    wv.build(write_safetensors(model("qwen3_moe"), tmp_path / "hf"), tmp_path / "a.zarr")
+    wv.build(source, tmp_path / "b.zarr")
+    assert_same(tmp_path / "a.zarr", tmp_path / "b.zarr")
+    assert not wv.verify(tmp_path / "b.zarr", source).faults
+    aside = {entry.tensor: (entry.reason, entry.shape) for entry in wv.plan(source).ledger if entry.reason}
+    assert aside == {
+        f"params.params.{leaf}[264:]": ("padding", (24, 128))
+        for leaf in ("token_embedder.embedding", "decoder.logits_dense.kernel")
+    }
 
 
 def test_a_tensor_answers_to_its_leafs_name(tmp_path: Path) -> None:
@@ -331,7 +352,8 @@ def test_a_file_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
 def test_memory_for_a_chunk_is_asked_for_first(tmp_path: Path) -> None:
     source = qwen(tmp_path)
     planned = wv.plan(source)
-    assert planned.source_bytes == 3 * max(v.nbytes for v in flat(params(model("qwen2"))).values())
+    largest = max(value.nbytes for value in flat(params(model("qwen2"))).values())
+    assert planned.source_bytes == orbax_arrays.CACHE_BYTES + 3 * largest
     with pytest.raises(UsageError, match="in so little memory"):
         wv.build(source, tmp_path / "m.zarr", max_memory=planned.peak_memory - 1)
 

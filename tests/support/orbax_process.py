@@ -32,7 +32,7 @@ def state() -> Tree:
         scale = rng.standard_normal((24, layers)).astype(np.float32)
         put(model, f"decoder.{stack}.self_attention.q_norm.scale", scale)
     put(model, "token_embedder.embedding", rng.standard_normal((32, 16)).astype(np.float32))
-    moments = {name: {"params": {}} for name in ("mu", "nu")}
+    moments: dict[str, Tree] = {name: {"params": {}} for name in ("mu", "nu")}
     for path, value in flat(model).items():
         for place, name in enumerate(moments):
             put(moments[name]["params"], ".".join(path), value * np.float32(place + 2))
@@ -81,4 +81,7 @@ def restore(*paths: str) -> None:
 if __name__ == "__main__":
     os.environ["JAX_PLATFORMS"] = "cpu"
     warnings.simplefilter("ignore")
-    {"save": save, "restore": restore}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1] == "save":
+        save(sys.argv[2])
+    else:
+        restore(*sys.argv[2:])

@@ -224,7 +224,7 @@ class OrbaxConversion:
         return found
 
     def _notes(self) -> tuple[str, ...]:
-        """Say where the way back will not give the same chunks: columns that are split, halves that differ."""
+        """Say where the way back will not give the same chunks: columns are split, or halves differ."""
         notes = []
         for step in self._steps:
             first, *others = step.inputs
@@ -232,8 +232,8 @@ class OrbaxConversion:
                 other.chunk_shape[:-1] != first.chunk_shape[:-1] for other in others
             ):
                 notes.append(
-                    f"{first.leaf.name} is in chunks of {first.chunk_shape}: the way back gives the same values, "
-                    "in other chunks"
+                    f"{first.leaf.name} is in chunks of {first.chunk_shape}: the way back gives the same "
+                    "values, in other chunks"
                 )
         return tuple(notes[:1])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from wvindex.sources.files import absolute, open_regular, read_beside, read_whol
 from wvindex.sources.maxtext_config import read_config
 from wvindex.sources.maxtext_forms import Form, forms
 from wvindex.sources.maxtext_tensors import Parts, TensorForm
-from wvindex.sources.orbax_arrays import LeafArray, context, open_arrays
+from wvindex.sources.orbax_arrays import CACHE_BYTES, LeafArray, context, open_arrays
 from wvindex.sources.orbax_metadata import METADATA, OCDBT_MANIFEST, locate, read_tree
 from wvindex.sources.safetensors import TOKENIZER_FILES, VOCABULARY_FILES
 from wvindex.sources.unstacked import UnstackedLeaf
@@ -71,13 +72,14 @@ class MaxTextSource:
 
     def _info(self, form: Form) -> TensorInfo:
         array, tensor = form.array, form.tensor
-        held = 3 * array.chunk_nbytes
+        held = CACHE_BYTES + 3 * _block_nbytes(array, tensor)
         stack = _stack(form)
         shown = Rendering(form.name, (), True, stack, held)
         shape = array.shape
         if tensor is not None:
             shape = tensor.shape
-            shown = Rendering(tensor.key, tensor.transforms, tensor.is_exact, stack, held)
+            name = tensor.key if form.aside is None else form.name
+            shown = Rendering(name, tensor.transforms, tensor.is_exact, stack, held)
         nbytes = int(np.prod(shape, dtype=object)) * array.encoding.type_size
         file = self.place / METADATA
         return TensorInfo(form.name, shape, array.encoding, file, 0, nbytes, shown, form.aside)
@@ -156,13 +158,14 @@ class MaxTextSource:
 
     def _read_into(self, form: Form, start: int, stop: int, out: memoryview) -> None:
         tensor = form.tensor
-        if tensor is None:
-            whole = form.array.read((slice(None),) * len(form.array.shape))
-            out[:] = np.ascontiguousarray(whole).reshape(-1).view(np.uint8).data[start:stop]
-            return
-        row_bytes = tensor.n_columns * tensor.encoding.type_size
+        shape = form.array.shape if tensor is None else (1, tensor.n_columns)
+        row_bytes = math.prod(shape[1:]) * form.array.encoding.type_size
         first, last = start // row_bytes, -(-stop // row_bytes)
-        rows = np.ascontiguousarray(tensor.read_rows(self._parts(form, tensor), first, last))
+        if tensor is None:  # as the leaf has it: any further axes are a row
+            part = form.array.read((slice(first, last), *(slice(None),) * (len(shape) - 1))[: len(shape)])
+            rows = np.ascontiguousarray(part)
+        else:
+            rows = np.ascontiguousarray(tensor.read_rows(self._parts(form, tensor), first, last))
         raw = rows.reshape(-1).view(np.uint8).data
         out[:] = raw[start - first * row_bytes : stop - first * row_bytes]
 
@@ -206,6 +209,14 @@ def _stack(form: Form) -> str:
         if segment.startswith("self_attention"):
             return ".".join(segments[: place + 1])
     return form.array.leaf.name
+
+
+def _block_nbytes(array: LeafArray, tensor: TensorForm | None) -> int:
+    """Give the bytes of what is decoded at once: a chunk, with all the layers of a stack."""
+    if tensor is None or tensor.scan_axis is None:
+        return array.chunk_nbytes
+    layers = array.shape[tensor.scan_axis]
+    return array.chunk_nbytes // max(min(array.chunk_shape[tensor.scan_axis], layers), 1) * layers
 
 
 def _unstacked(array: LeafArray, tensor: TensorForm, directory: Path) -> UnstackedLeaf:

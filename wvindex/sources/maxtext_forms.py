@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -61,7 +61,7 @@ def forms(arrays: Sequence[LeafArray], config: MaxTextConfig, file: Path) -> tup
     found = [form for array in arrays for form in model.forms_of(array)]
     holders: dict[str, str] = {}
     for form in found:
-        if form.tensor is None:
+        if form.tensor is None or form.aside is not None:
             continue
         other = holders.setdefault(form.tensor.key, form.name)
         if other != form.name:
@@ -72,7 +72,7 @@ def forms(arrays: Sequence[LeafArray], config: MaxTextConfig, file: Path) -> tup
                 expected=other,
                 found=form.name,
             )
-    model.require_whole({form.tensor.key: form for form in found if form.tensor is not None})
+    model.require_whole(holders.keys())
     return tuple(found)
 
 
@@ -120,9 +120,9 @@ class _Model:
             key = held.role if layer is None else f"model.layers.{layer}.{held.role}"
             tensor = self._tensor(array, held, key, position)
             place = [] if position is None else [str(position)]
-            for subscript, part in self._parts(tensor, held):
+            for subscript, part, aside in self._parts(tensor, held):
                 name = ", ".join([*place, *subscript])
-                yield Form(f"{array.leaf.name}[{name}]" if name else array.leaf.name, array, part)
+                yield Form(f"{array.leaf.name}[{name}]" if name else array.leaf.name, array, part, aside)
 
     def _layers(self, array: LeafArray, held: Holding) -> Iterator[tuple[int | None, int | None]]:
         """Give where in the leaf each of Hugging Face's layers is, and its number there."""
@@ -182,7 +182,7 @@ class _Model:
                 tensor = replace(tensor, divide=float(np.float32(width**0.5)))
             elif held.role.endswith("norm.weight"):
                 tensor = replace(tensor, subtract=1.0)
-        return self._unpadded(tensor, held)
+        return tensor
 
     def _interleaves(self) -> bool:
         """Whether rotary heads are kept interleaved, as Llama 3.1's are; DeepSeek's are so in both forms."""
@@ -194,27 +194,30 @@ class _Model:
                 return True
         return False
 
-    def _unpadded(self, tensor: TensorForm, held: Holding) -> TensorForm:
-        vocabulary = self._hub.get("vocab_size")
-        if held.role not in ("model.embed_tokens.weight", "lm_head.weight") or type(vocabulary) is not int:
-            return tensor
-        if self._type in _PADDED and 0 < vocabulary < tensor.rows[1]:
-            return replace(tensor, part=(0, vocabulary))
-        return tensor
+    def _parts(self, tensor: TensorForm, held: Holding) -> Iterator[tuple[list[str], TensorForm, str | None]]:
+        """Divide a leaf that holds two tensors, or one and padding; anything else stays as it is."""
+        vocabulary, rows = self._vocabulary(held), tensor.rows[1]
+        if held.role == FUSED:
+            rank = self._hub.get("q_lora_rank")
+            if type(rank) is not int or not 0 < rank < rows:
+                raise self._error("q_lora_rank", f"1 to {rows - 1}", rank, tensor.array.leaf.name)
+            parent = tensor.key.removesuffix("fused_qkv_a_proj.weight")
+            yield [f":{rank}"], replace(tensor, key=f"{parent}q_a_proj.weight", part=(0, rank)), None
+            below = f"{parent}kv_a_proj_with_mqa.weight"
+            yield [f"{rank}:"], replace(tensor, key=below, part=(rank, rows)), None
+        elif vocabulary is not None and vocabulary < rows:
+            yield [f":{vocabulary}"], replace(tensor, part=(0, vocabulary)), None
+            yield [f"{vocabulary}:"], replace(tensor, part=(vocabulary, rows)), "padding"
+        else:
+            yield [], tensor, None
 
-    def _parts(self, tensor: TensorForm, held: Holding) -> Iterator[tuple[list[str], TensorForm]]:
-        """Give a fused down-projection as the two that it holds, and anything else as it is."""
-        if held.role != FUSED:
-            yield [], tensor
-            return
-        rank, rows = self._hub.get("q_lora_rank"), tensor.rows[1]
-        if type(rank) is not int or not 0 < rank < rows:
-            raise self._error("q_lora_rank", f"1 to {rows - 1}", rank, tensor.array.leaf.name)
-        parent = tensor.key.removesuffix("fused_qkv_a_proj.weight")
-        yield [f":{rank}"], replace(tensor, key=f"{parent}q_a_proj.weight", part=(0, rank))
-        yield [f"{rank}:"], replace(tensor, key=f"{parent}kv_a_proj_with_mqa.weight", part=(rank, rows))
+    def _vocabulary(self, held: Holding) -> int | None:
+        """Give ``vocab_size`` where MaxText pads to more, and its export cuts that off again."""
+        stated = self._hub.get("vocab_size")
+        is_cut = held.role in ("model.embed_tokens.weight", "lm_head.weight") and self._type in _PADDED
+        return stated if is_cut and type(stated) is int and stated > 0 else None
 
-    def require_whole(self, held: Mapping[str, Form]) -> None:
+    def require_whole(self, held: Collection[str]) -> None:
         """Refuse a tree that lacks a tensor which every layer of its kind has."""
         roots = ["model.embed_tokens.weight", "model.norm.weight"]
         if not self._hub.get("tie_word_embeddings", self._type == "gemma2"):
@@ -234,7 +237,7 @@ class _Model:
                 found=f"{len(missing)} of {len(wanted)} missing",
             )
 
-    def _roles(self, prefix: str, held: Mapping[str, Form]) -> list[str]:
+    def _roles(self, prefix: str, held: Collection[str]) -> list[str]:
         """Give what a layer must have, judged by what it has."""
         roles = ["input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.o_proj.weight"]
         if self._type == "gemma2":

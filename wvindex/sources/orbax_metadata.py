@@ -1,4 +1,4 @@
-"""The tree of an Orbax checkpoint, as its ``_METADATA`` describes it: which leaves there are, and of what kind.
+"""The tree of an Orbax checkpoint, as its ``_METADATA`` describes it: its leaves, and their kinds.
 
 The document is Orbax's own (orbax.checkpoint, ``PyTreeCheckpointHandler``): ``tree_metadata`` has a member a
 leaf, with the keys that lead to it and the kind of its value, and the flags beside it say how arrays are laid

@@ -1,7 +1,7 @@
 """A MaxText checkpoint as TensorStore and NumPy read it: its tensors in Hugging Face's form.
 
-Nothing here uses wvindex's tables of MaxText's names and axes. Which leaf a tensor stands in, and which of its
-layers it is, the tensor's name says: ``params.params.decoder.layers.mlp.wi_0.kernel[3]``.
+Nothing here uses wvindex's tables of MaxText's names and axes. Which leaf a tensor stands in, and which of
+its layers it is, the tensor's name says: ``params.params.decoder.layers.mlp.wi_0.kernel[3]``.
 """
 
 from __future__ import annotations
