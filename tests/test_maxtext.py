@@ -353,7 +353,7 @@ def test_memory_for_a_chunk_is_asked_for_first(tmp_path: Path) -> None:
     source = qwen(tmp_path)
     planned = wv.plan(source)
     largest = max(value.nbytes for value in flat(params(model("qwen2"))).values())
-    assert planned.source_bytes == orbax_arrays.CACHE_BYTES + 3 * largest
+    assert planned.source_bytes == orbax_arrays.RUNTIME_BYTES + 3 * largest
     with pytest.raises(UsageError, match="in so little memory"):
         wv.build(source, tmp_path / "m.zarr", max_memory=planned.peak_memory - 1)
 

@@ -41,7 +41,7 @@ from wvindex.errors import UsageError
 from wvindex.limits import MAX_JSON_BYTES, PROCESS_BYTES
 from wvindex.sizes import format_size
 from wvindex.sources.files import is_directory, read_beside
-from wvindex.sources.orbax_arrays import LeafArray, context, open_arrays
+from wvindex.sources.orbax_arrays import RUNTIME_BYTES, LeafArray, context, open_arrays
 from wvindex.sources.orbax_metadata import METADATA, OCDBT_MANIFEST, is_orbax, locate, read_tree
 from wvindex.sources.strict_json import parse_object
 from wvindex.store.durable import fsync_paths, make_directory
@@ -160,7 +160,7 @@ class OrbaxConversion:
                 3 * math.prod(sizes) * one.model.encoding.type_size
                 + 2 * sum(piece.array.chunk_nbytes for piece in one.pieces)
             )
-        least = PROCESS_BYTES + _BUFFER + max(chunks, default=0)
+        least = PROCESS_BYTES + RUNTIME_BYTES + _BUFFER + max(chunks, default=0)
         if self._request.max_memory < least:
             raise UsageError(
                 "this checkpoint's chunks cannot be held in so little memory",

@@ -20,7 +20,7 @@ from wvindex.sources.files import absolute, open_regular, read_beside, read_whol
 from wvindex.sources.maxtext_config import read_config
 from wvindex.sources.maxtext_forms import Form, forms
 from wvindex.sources.maxtext_tensors import Parts, TensorForm
-from wvindex.sources.orbax_arrays import CACHE_BYTES, LeafArray, context, open_arrays
+from wvindex.sources.orbax_arrays import RUNTIME_BYTES, LeafArray, context, open_arrays
 from wvindex.sources.orbax_metadata import METADATA, OCDBT_MANIFEST, locate, read_tree
 from wvindex.sources.safetensors import TOKENIZER_FILES, VOCABULARY_FILES
 from wvindex.sources.unstacked import UnstackedLeaf
@@ -31,7 +31,7 @@ _HASHED: Final = (METADATA, OCDBT_MANIFEST)
 _CONFIGS: Final = ("config.json", "maxtext.yml", "maxtext.yaml", "config.yml", "config.yaml")
 """Where a configuration is looked for that was not named, beside the tree and one level up."""
 
-_CACHED_BYTES: Final = 16 << 20
+_CACHED_BYTES: Final = 8 << 20
 """A leaf of at most so many bytes is read through TensorStore's cache, never put apart."""
 
 
@@ -72,7 +72,7 @@ class MaxTextSource:
 
     def _info(self, form: Form) -> TensorInfo:
         array, tensor = form.array, form.tensor
-        held = CACHE_BYTES + 3 * _block_nbytes(array, tensor)
+        held = RUNTIME_BYTES + 3 * _block_nbytes(array, tensor)
         stack = _stack(form)
         shown = Rendering(form.name, (), True, stack, held)
         shape = array.shape

@@ -25,8 +25,11 @@ from wvindex.limits import MAX_CHUNK_BYTES, MAX_DIMS, MAX_ELEMENTS
 from wvindex.sources.files import resolve_member
 from wvindex.sources.orbax_metadata import Leaf, OrbaxTree
 
-CACHE_BYTES: Final = 64 << 20
+CACHE_BYTES: Final = 16 << 20
 """Decoded chunks that are kept, for the next read of them."""
+
+RUNTIME_BYTES: Final = CACHE_BYTES + (80 << 20)
+"""What TensorStore takes, whatever it reads: itself, its cache, and buffers that it has freed."""
 
 _ENCODINGS: Final = {
     "float64": "F64",
