@@ -77,6 +77,8 @@ _ALL: Final = (
         50,
         "at least",
     ),
+    Bar("open-many", "open a DeepSeek-V3 of 90,427 tensors in 163 files", "s", 1, "at most"),
+    Bar("list-many", "wvindex ls of the same, the interpreter's start included", "s", 1, "at most"),
     Bar("build", "packed build of 1.2 GB", "x the throughput of cp and a sync", 0.7, "at least"),
     Bar("verify", "verify a store of 1.2 GB from the disk", "x plain reading", 0.8, "at least"),
     Bar("read", "whole-tensor read, packed", "x the bare kernel", 0.8, "at least"),

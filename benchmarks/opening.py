@@ -1,4 +1,4 @@
-"""Opening a checkpoint with a large vocabulary, and starting: import, help, the first decoded tensor."""
+"""Opening a checkpoint with a large vocabulary, or many tensors; starting: import, help, a first tensor."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import gguf
 
 import wvindex as wv
 from benchmarks.harness import Bench
+from benchmarks.many import DeepSeek, write_deepseek
 from benchmarks.models import TINY_LLAMA, write_llama, write_vocabulary
 
 UNREAD, WITH_TOKENIZER, READER = (
@@ -18,6 +19,7 @@ UNREAD, WITH_TOKENIZER, READER = (
     "wvindex.open and its tokenizer",
     "GGUFReader",
 )
+OPEN, LIST = "wvindex.open", "wvindex ls"
 
 
 def run(bench: Bench) -> None:
@@ -37,12 +39,30 @@ def run(bench: Bench) -> None:
     speeds = comparison.speeds(UNREAD, READER)
     bench.read_median(comparison.case, f"{UNREAD}, x {READER}", speeds, bar="open", note=beside)
     bench.read_speed(comparison, WITH_TOKENIZER, READER)
+    _many(bench)
     _starting(bench)
 
 
 def _tokenizer(path: Path) -> None:
     with wv.open(path) as db:
         _ = db.tokenizer
+
+
+def _many(bench: Bench) -> None:
+    """List the 90,427 tensors of DeepSeek-V3: open it, and in a process of its own."""
+    model = DeepSeek(layers=4, experts=8, shards=2) if bench.quick else DeepSeek()
+    path = bench.scratch / "many"
+    n_tensors = write_deepseek(path, model)
+    comparison = bench.compare(
+        f"{n_tensors:,} tensors",
+        {
+            OPEN: lambda: wv.open(path).close(),
+            LIST: lambda: _python("-m", "wvindex", "ls", str(path)),
+        },
+        repeat=5,
+    )
+    for label, bar in ((OPEN, "open-many"), (LIST, "list-many")):
+        bench.read_median(comparison.case, f"{label}, s", comparison.timings[label].seconds, bar=bar)
 
 
 def _starting(bench: Bench) -> None:

@@ -245,7 +245,7 @@ def test_a_tensor_answers_to_its_leafs_name(tmp_path: Path) -> None:
     with wv.open(source) as db:
         leaf = "params.params.decoder.layers.mlp.wi_0.kernel[1]"
         assert db[leaf].key == "model.layers.1.mlp.gate_proj.weight"
-        assert db[leaf].transforms == ("transpose",)
+        assert db[leaf].transforms == ("order_axes",)
 
 
 def test_a_step_of_a_run_is_opened_by_its_one_item(tmp_path: Path) -> None:

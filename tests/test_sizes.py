@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wvindex.errors import UsageError
-from wvindex.sizes import format_size, parse_size
+from wvindex.sizes import bits_per_weight, format_size, parse_size, shape_text
 
 
 @pytest.mark.parametrize(
@@ -70,3 +71,13 @@ def test_a_shown_size_reads_back_within_its_last_digit(n: int) -> None:
 def test_a_negative_size_is_not_shown() -> None:
     with pytest.raises(UsageError):
         format_size(-1)
+
+
+def test_bits_per_weight() -> None:
+    assert bits_per_weight(34, 32) == 8.5  # a block of Q8_0
+    assert math.isnan(bits_per_weight(0, 0))
+
+
+@pytest.mark.parametrize(("shape", "text"), [((4, 256, 32), "4x256x32"), ((7,), "7"), ((), "scalar")])
+def test_shapes_as_text(shape: tuple[int, ...], text: str) -> None:
+    assert shape_text(shape) == text

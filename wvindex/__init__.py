@@ -12,14 +12,19 @@ if TYPE_CHECKING:
     from wvindex.building import Progress, build, plan
     from wvindex.converting.api import convert
     from wvindex.converting.plan import Conversion
+    from wvindex.exporting.api import export, plan_export
+    from wvindex.exporting.outline import Export
     from wvindex.inspection.api import stats
     from wvindex.inspection.differences import Diff, diff
+    from wvindex.inspection.frame import frame
     from wvindex.inspection.layer_page import LayerPage
     from wvindex.inspection.linting.api import check
     from wvindex.inspection.linting.findings import Finding, Report
     from wvindex.inspection.model_page import ModelPage
     from wvindex.inspection.pages import inspect
     from wvindex.inspection.report.api import report
+    from wvindex.inspection.sql.api import export_sql, sql, sql_schema
+    from wvindex.inspection.sql.recipes import sql_recipes
     from wvindex.inspection.table import Table
     from wvindex.opening import open
     from wvindex.query.database import Store
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Conversion",
     "Diff",
+    "Export",
     "Finding",
     "LayerPage",
     "ModelPage",
@@ -47,10 +53,17 @@ __all__ = [
     "convert",
     "diff",
     "errors",
+    "export",
+    "export_sql",
+    "frame",
     "inspect",
     "open",
     "plan",
+    "plan_export",
     "report",
+    "sql",
+    "sql_recipes",
+    "sql_schema",
     "stats",
     "verify",
 ]
@@ -58,6 +71,7 @@ __all__ = [
 _HOMES = {
     "Conversion": "wvindex.converting.plan",
     "Diff": "wvindex.inspection.differences",
+    "Export": "wvindex.exporting.outline",
     "Finding": "wvindex.inspection.linting.findings",
     "LayerPage": "wvindex.inspection.layer_page",
     "ModelPage": "wvindex.inspection.model_page",
@@ -73,10 +87,17 @@ _HOMES = {
     "check": "wvindex.inspection.linting.api",
     "diff": "wvindex.inspection.differences",
     "errors": "wvindex",
+    "export": "wvindex.exporting.api",
+    "export_sql": "wvindex.inspection.sql.api",
+    "frame": "wvindex.inspection.frame",
     "inspect": "wvindex.inspection.pages",
     "open": "wvindex.opening",
     "plan": "wvindex.building",
+    "plan_export": "wvindex.exporting.api",
     "report": "wvindex.inspection.report.api",
+    "sql": "wvindex.inspection.sql.api",
+    "sql_recipes": "wvindex.inspection.sql.recipes",
+    "sql_schema": "wvindex.inspection.sql.api",
     "stats": "wvindex.inspection.api",
     "verify": "wvindex.verifying",
 }

@@ -25,6 +25,7 @@ from wvindex.linking import SourceLinks
 from wvindex.sizes import parse_size
 from wvindex.sources.base import Source
 from wvindex.sources.detect import open_source
+from wvindex.sources.kept import kept_files
 from wvindex.sources.maxtext import MaxTextSource
 from wvindex.sources.unchanged import hash_files, require_unchanged
 from wvindex.store.catalog import ArrayEntry, Catalog
@@ -299,10 +300,12 @@ def _finish(
     linker: SourceLinks | None,
     arrays: Mapping[str, ArrayEntry],
 ) -> None:
-    """Write what is not weights: the tokenizer and the catalog."""
+    """Write what is not weights: the tokenizer, what else an export needs, and the catalog."""
     tokenizer = source.tokenizer()
     if tokenizer is not None:
         writer.add_tokenizer(tokenizer)
+    for name, data in kept_files(source, planned.ledger).items():
+        writer.add_file(name, data)
     writer.finish(
         Catalog(
             config=planned.config,

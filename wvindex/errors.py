@@ -156,6 +156,12 @@ class UndecodableType(UnsupportedError):
     kind = "undecodable-type"
 
 
+class SpectrumNotFound(UnsupportedError):
+    """A matrix whose singular values are not found within memory."""
+
+    kind = "spectrum-not-found"
+
+
 class UnsupportedModel(UnsupportedError):
     """The forward pass does not know this model, or the store lacks what it needs."""
 

@@ -110,5 +110,5 @@ def _bare(source: Source, reopen: Callable[[], Store]) -> Store:
         reopen=reopen,
         identity=lambda: repr(source.fingerprint()),
         notes=source.notes,
-        ledger=planned.ledger,
+        ledger=planned.accounts.ledger,
     )

@@ -1,8 +1,10 @@
-"""Sizes in bytes, as people write them and as they read them."""
+"""Sizes in bytes and shapes, as people write them and as they read them."""
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Final
 
@@ -57,3 +59,13 @@ def format_size(n: int) -> str:
             return f"{value:.1f} {unit}"
         value /= 1 << 10
     return f"{value:.1f} TiB"
+
+
+def bits_per_weight(nbytes: int, count: int) -> float:
+    """Give stored bits, scales included, for each of `count` values; NaN where there are none."""
+    return 8 * nbytes / count if count else math.nan
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """Write a shape: ``4x256x256``, or ``scalar``."""
+    return "x".join(map(str, shape)) or "scalar"

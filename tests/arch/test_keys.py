@@ -21,7 +21,7 @@ from wvindex.arch.keys import (
 )
 from wvindex.arch.registry import FAMILIES
 
-ARCHS = sorted({family.gguf_arch for family in FAMILIES})
+ARCHS = sorted({family.gguf_arch for family in FAMILIES} - {""})
 LAYERS = st.integers(0, 4095)
 ATTENTION = [f"self_attn.{name}_proj.weight" for name in "qkvo"]
 LATENT = [
@@ -32,6 +32,10 @@ LATENT = [
     "kv_a_layernorm",
     "kv_b_proj",
     "k_b_proj",
+]
+INDEXER = [
+    *(f"self_attn.indexer.{name}.weight" for name in ("wq_b", "wk", "k_norm", "weights_proj")),
+    "self_attn.indexer.k_norm.bias",
 ]
 ROLES_OF = {
     "llama": [*ATTENTION, "mlp.gate.weight", "mlp.experts.down_proj.weight", "mlp.up_proj.bias"],
@@ -47,12 +51,23 @@ ROLES_OF = {
         "mlp.shared_experts.up_proj.weight",
     ],
     "minicpm3": [f"self_attn.{name}.weight" for name in LATENT[:6]],
+    "mistral4": [*(f"self_attn.{name}.weight" for name in LATENT), "mlp.shared_experts.up_proj.weight"],
+    "gpt-oss": [
+        *ATTENTION,
+        "self_attn.o_proj.bias",
+        "post_attention_layernorm.weight",
+        "mlp.gate.bias",
+        "mlp.experts.up_proj.bias",
+    ],
+    "glm-dsa": [f"self_attn.{name}.weight" for name in LATENT] + INDEXER,
+    "deepseek32": [f"self_attn.{name}.weight" for name in LATENT] + INDEXER,
 }
 
 
 def packages_name(arch: str, key: str) -> str | None:
     """Give what the gguf package calls a tensor, asked for by its whole name."""
-    number = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
+    known = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
+    number = known.get(arch, known["glm-dsa"])  # DeepSeek-V3.2's names are GLM-5's
     name_map = gguf.get_tensor_name_map(number, 8)
     found: str | None = name_map.get_name(key.replace("_bias", ".bias"), try_suffixes=(".weight", ".bias"))
     return found
@@ -113,6 +128,11 @@ def test_names_are_the_packages(arch: str) -> None:
         ("deepseek2", "blk.4.ffn_up_shexp.weight", "model.layers.4.mlp.shared_experts.up_proj.weight"),
         ("deepseek2", "blk.4.attn_kv_b.weight", "model.layers.4.self_attn.kv_b_proj.weight"),
         ("deepseek2", "blk.4.attn_k_b.weight", "model.layers.4.self_attn.k_b_proj.weight"),
+        ("gpt-oss", "blk.2.attn_sinks.weight", "model.layers.2.self_attn.sinks"),
+        ("gpt-oss", "blk.2.post_attention_norm.weight", "model.layers.2.post_attention_layernorm.weight"),
+        ("gpt-oss", "blk.2.ffn_down_exps.bias", "model.layers.2.mlp.experts.down_proj.bias"),
+        ("glm-dsa", "blk.4.indexer.proj.weight", "model.layers.4.self_attn.indexer.weights_proj.weight"),
+        ("deepseek32", "blk.4.indexer.k_norm.bias", "model.layers.4.self_attn.indexer.k_norm.bias"),
         ("llama", "token_embd.weight", "model.embed_tokens.weight"),
         ("llama", "output_norm.weight", "model.norm.weight"),
         ("llama", "output.weight", "lm_head.weight"),

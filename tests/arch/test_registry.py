@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support.checkpoints import checkpoint, config_v5, names
+from tests.support.configurations import GGUF_FAMILY_OF
 from tests.support.memory_source import MemorySource
 from tests.support.stores import Stores
 from wvindex.arch.config import ModelConfig
@@ -49,9 +50,18 @@ FAMILY_OF = {
     "deepseek_v3-norope-scaling": "deepseek_v3",
     "deepseek_v3-fp8": "deepseek_v3",
     "kimi_k2": "deepseek_v3",
+    "glm4_moe_lite": "glm4_moe_lite",
+    "mistral4": "mistral4",
+    "youtu": "youtu",
+    "minicpm3": "minicpm3",
+    "longcat_flash": "longcat_flash",
+    "deepseek_v32": "deepseek_v32",
+    "glm_moe_dsa": "glm_moe_dsa",
+    "gpt_oss": "gpt_oss",
 }
-NO_DEFAULTS = [name for name in FAMILY_OF if name != "gemma3"]
-"""Gemma 3's published checkpoints leave out what equals its configuration class's defaults."""
+NO_DEFAULTS = [name for name in FAMILY_OF if name not in {"gemma3", "longcat_flash"}]
+"""Gemma 3's published checkpoints leave out what equals its configuration class's defaults; LongCat-Flash has
+another name for its layers."""
 
 MINICPM3: dict[str, Any] = {
     "model_type": "minicpm3",
@@ -79,7 +89,7 @@ MINICPM3: dict[str, Any] = {
 }
 
 
-RESULT_OF = {"query_pre_attn_scalar": "attention_scale"}
+RESULT_OF = {"query_pre_attn_scalar": "attention_scale", "moe_topk": "num_experts_per_tok"}
 """Fields that are bounded by what is worked out from them."""
 
 
@@ -107,11 +117,11 @@ def test_a_gguf_file_is_of_its_family(name: str, stores: Stores) -> None:
     with open_source(stores.gguf(name)) as source:
         family, _ = identify(source)
     assert family is not None
-    assert family.name == FAMILY_OF[name]
+    assert family.name == GGUF_FAMILY_OF.get(name, FAMILY_OF[name])
 
 
 def test_every_family_has_a_recipe_or_a_reference_model() -> None:
-    assert {family.name for family in FAMILIES} == {*FAMILY_OF.values(), "minicpm3"}
+    assert {family.name for family in FAMILIES} == set(FAMILY_OF.values())
 
 
 def test_no_two_families_claim_one_model() -> None:
@@ -194,6 +204,8 @@ def test_an_unknown_scaling_reads_but_does_not_run() -> None:
         ("qwen3_moe", "moe_intermediate_size"),
         ("deepseek_v3", "num_experts_per_tok"),
         ("deepseek_v3", "moe_intermediate_size"),
+        *(("longcat_flash", f) for f in ("num_layers", "hidden_size", "routed_scaling_factor")),
+        ("gpt_oss", "num_local_experts"),
         *(("deepseek_v2", f) for f in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")),
     ],
 )
@@ -242,6 +254,16 @@ def test_a_missing_field_is_named(name: str, field: str) -> None:
         ("deepseek_v3", "qk_rope_head_dim", 15),
         ("deepseek_v3", "v_head_dim", None),
         ("deepseek_v3", "q_lora_rank", -3),
+        ("glm4_moe_lite", "partial_rotary_factor", 0.5),
+        ("longcat_flash", "num_layers", 1 << 20),
+        ("longcat_flash", "moe_topk", 9),
+        ("longcat_flash", "zero_expert_num", 1 << 40),
+        ("longcat_flash", "zero_expert_type", "copy"),
+        ("longcat_flash", "norm_topk_prob", True),
+        ("deepseek_v32", "index_topk", 0),
+        ("deepseek_v32", "layer_types", ["full_attention"] * 3),
+        ("gpt_oss", "swiglu_limit", 0),
+        ("gpt_oss", "swiglu_alpha", "1.7"),
     ],
 )
 def test_a_wrong_field_is_named(name: str, field: str, value: Any) -> None:
@@ -290,6 +312,10 @@ ODD_FORMS = (
     "gemma3",
     "phi3-longrope",
     "deepseek_v2",
+    "mistral4",
+    "longcat_flash",
+    "glm_moe_dsa",
+    "gpt_oss",
 )
 
 
@@ -303,7 +329,11 @@ def test_no_value_of_any_field_makes_anything_but_an_error_of_ours(name: str) ->
 
 
 @pytest.mark.parametrize(
-    "name", ["llama-linear", "mixtral", "gemma2", "gemma3", "phi3-longrope", "deepseek_v2"]
+    "name",
+    [
+        *("llama-linear", "mixtral", "gemma2", "gemma3", "phi3-longrope", "deepseek_v2"),
+        *("mistral4", "glm_moe_dsa", "gpt_oss"),
+    ],
 )
 def test_no_value_of_any_gguf_key_makes_anything_but_an_error_of_ours(name: str, stores: Stores) -> None:
     with open_source(stores.gguf(name)) as source:

@@ -100,10 +100,22 @@ def test_sarif_is_printed_or_written_beside_what_is_printed(broken: Path, tmp_pa
     assert json.loads(file.read_text()) == expected
 
 
+def test_sarif_replaces_no_file_unless_asked_least_of_all_the_model(broken: Path, tmp_path: Path) -> None:
+    model = broken if broken.is_file() else next(one for one in broken.rglob("*") if one.is_file())
+    before = model.read_bytes()
+    result = invoke("check", broken, "--sarif", model)
+    assert (result.exit_code, result.stdout, model.read_bytes()) == (3, "", before)
+    assert result.stderr.startswith("error[target-exists]")
+    file = tmp_path / "check.sarif"
+    file.write_text("mine")
+    assert invoke("check", broken, "--sarif", file, "--overwrite").exit_code == 1
+    assert json.loads(file.read_text())["version"] == "2.1.0"
+
+
 def test_a_file_that_cannot_be_written(broken: Path, tmp_path: Path) -> None:
     result = invoke("check", broken, "--sarif", tmp_path / "missing" / "check.sarif")
-    assert result.exit_code == 3
-    assert result.stderr.startswith("error[system]")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr.startswith("error[store]: the directory to write in does not exist")
 
 
 def test_a_rule_is_explained_without_a_path() -> None:
@@ -115,12 +127,36 @@ def test_a_rule_is_explained_without_a_path() -> None:
     assert " ".join(text.split()) == RULES[0].help
 
 
+def test_a_group_is_explained_by_its_rules() -> None:
+    title, blank, *lines = succeed("check", "--explain", "wv2").splitlines()
+    assert (title, blank) == ("WV2xx: Scales", "")
+    rules = [rule for rule in RULES if rule.id.startswith("WV2")]
+    assert [line.split()[:3] for line in lines] == [[rule.id, rule.severity, rule.name] for rule in rules]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        (["nomatch"], "selection"),
+        (["--layer", "99"], "selection"),
+        (["*.weight", "--layer", "50:60"], "selection"),
+        (["--rule", "WV1", "--ignore", "WV1"], "usage"),
+        (["--rule", "WV203", "--ignore", "lost-scales"], "usage"),
+    ],
+)
+def test_what_nothing_matches_does_not_pass_for_healthy(options: list[str], kind: str) -> None:
+    result = invoke("check", EXAMPLE, *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error[{kind}]: nothing matches")
+    assert result.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "options",
     [
         ["--rule", "WV999"],
         ["--ignore", "x"],
-        ["--explain", "WV1"],
+        ["--explain", "WV9"],
         ["--json", "--csv"],
         ["--json", "--sarif"],
         ["--severity", "note"],

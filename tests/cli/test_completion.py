@@ -50,4 +50,4 @@ def test_bash_completes_after_evaluating_the_script() -> None:
     done = subprocess.run(
         ["bash", "-c", script], env=environment(PATH=path), capture_output=True, text=True, check=True
     )
-    assert done.stdout == "info\n"
+    assert done.stdout == "info inspect\n"

@@ -55,7 +55,7 @@ def test_several_tokens_are_named() -> None:
     [
         (("",), "1 to 64"),
         (("x" * 300,), "1 to 64"),
-        ((" Moses", "--layers", "7"), "no such layer"),
+        ((" Moses", "--layers", "7"), "no such layer (expected: layers 0 to 2, found: 7)"),
         ((" Moses", "--token", "middle"), "is not one of"),
     ],
 )
@@ -63,3 +63,15 @@ def test_what_cannot_be_is_a_call_that_cannot_be(arguments: tuple[str, ...], wor
     result = invoke("describe", EXAMPLE, *arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert words in result.stderr
+
+
+@pytest.mark.parametrize("options", [["--sort", "nope"], ["--columns", "nope"], ["--json", "--csv"]])
+def test_what_cannot_be_printed_is_refused_before_the_pass(
+    options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*arguments: object, **named: object) -> None:
+        pytest.fail("weights are read")
+
+    monkeypatch.setattr("wvindex.query.database.Store.describe", never)
+    result = invoke("describe", EXAMPLE, " Moses", *options)
+    assert (result.exit_code, result.stdout) == (2, "")

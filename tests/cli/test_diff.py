@@ -8,7 +8,10 @@ import json
 from pathlib import Path
 from typing import get_args
 
+import gguf
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import wvindex as wv
 from tests.support.cli import EXAMPLE, invoke, succeed
@@ -111,9 +114,38 @@ def test_columns_apply_to_the_table_in_json() -> None:
     assert len(document["tensors"]["columns"]) > 20
 
 
-def test_nothing_chosen() -> None:
-    result = invoke("diff", Q4, Q2, "nothing*")
-    assert (result.exit_code, result.stderr) == (0, "nothing matches\n")
+@pytest.mark.parametrize("options", [["nothing*"], ["--layer", "99"], ["--role", "x"], ["--layer", "50:60"]])
+def test_a_choice_that_nothing_is_of_is_no_success(options: list[str]) -> None:
+    result = invoke("diff", Q4, Q2, *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error[selection]: nothing matches (")
+
+
+@pytest.mark.parametrize("selector", ["*", "*.up_proj.weight"])
+def test_bits_per_weight_are_those_of_the_whole_files(selector: str) -> None:
+    lines = found(Q4, Q2, selector).splitlines()
+    for line, path in zip(lines, (Q4, Q2), strict=False):
+        tensors = gguf.GGUFReader(path).tensors
+        bits = 8 * sum(int(t.n_bytes) for t in tensors) / sum(int(t.n_elements) for t in tensors)
+        assert line.split()[1:] == [f"{path},", f"{bits:.4g}", "bits", "per", "weight"]
+
+
+@pytest.mark.parametrize("by", ["tensor", "role", "layer", "row"])
+def test_rows_that_are_damaged_by_nan_alone_do_not_look_whole(by: str, tmp_path: Path) -> None:
+    weights = np.random.default_rng(0).standard_normal((6, 32)).astype(np.float32)
+    save_file({"w.weight": weights}, tmp_path / "a.safetensors")
+    weights[4, 2:5] = np.nan
+    save_file({"w.weight": weights}, tmp_path / "b.safetensors")
+    head, _, table = found(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--by", by).partition(
+        "\n\n"
+    )
+    assert "but for 3 not finite on one side" in head
+    titles, row = (line.split() for line in table.splitlines())
+    assert titles.count("NONFINITE") == 1
+    assert "3" in row
+    whole = found(Q4, Q2, "--by", by)
+    assert "NONFINITE" not in whole
+    assert "not finite" not in whole
 
 
 @pytest.mark.parametrize(
@@ -123,6 +155,10 @@ def test_nothing_chosen() -> None:
         (["--sort", "beauty"], 2),
         (["--metric", "beauty"], 2),
         (["--threshold", "nan"], 2),
+        (["--threshold", "-1"], 2),
+        (["--metric", "rmse", "--threshold", "-0.1"], 2),
+        (["--metric", "cosine", "--threshold", "-1"], 0),
+        (["--metric", "sqnr_db", "--threshold", "-300"], 0),
         (["--layer", "x"], 2),
     ],
 )

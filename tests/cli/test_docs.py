@@ -64,7 +64,7 @@ def test_options_of_all_commands_are_documented(word: str) -> None:
     assert re.search(rf"{word}`", PAGE.partition("\n## ")[0])
 
 
-@pytest.mark.parametrize("name", ["cli.md", "inspect.md", "convert.md"])
+@pytest.mark.parametrize("name", ["cli.md", "inspect.md", "sql.md", "convert.md"])
 def test_the_examples_print_what_they_say(name: str, tmp_path: Path) -> None:
     page = (REPOSITORY / "docs" / name).read_text(encoding="utf-8")
     (tmp_path / "examples").symlink_to(REPOSITORY / "examples", target_is_directory=True)
@@ -89,8 +89,9 @@ def test_the_examples_print_what_they_say(name: str, tmp_path: Path) -> None:
         assert checker.check_output(said, done.stdout, doctest.ELLIPSIS), f"{line}\n{done.stdout}"
 
 
-def test_the_python_of_inspect_md_runs(tmp_path: Path) -> None:
-    page = (REPOSITORY / "docs" / "inspect.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["inspect.md", "sql.md"])
+def test_the_python_of_the_pages_runs(name: str, tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / name).read_text(encoding="utf-8")
     (tmp_path / "examples").symlink_to(REPOSITORY / "examples", target_is_directory=True)
     (tmp_path / "kjv.zarr").symlink_to(wvindex.build(EXAMPLE, tmp_path / "built.zarr"))
     for block in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):

@@ -71,6 +71,27 @@ def test_windows_and_several_rotations(stores: Stores) -> None:
     assert page["vocabulary"] == "264, embedding and head tied"
 
 
+@pytest.mark.parametrize(
+    ("name", "label", "text"),
+    [
+        ("gpt_oss", "experts", "6 routed, 2 a token; 64 wide, SwiGLU clamped at 7; softmax, greedy"),
+        (
+            "longcat_flash",
+            "experts",
+            "3 without weights; 64 wide; softmax, greedy; beside the MLP, added a layer later",
+        ),
+        ("mistral4", "scale", "queries sharpen every 32 tokens, by 0.4 of the logarithm"),
+        (
+            "glm_moe_dsa",
+            "runs",
+            "yes, up to 80 tokens: beyond, an indexer would choose among them (index_topk)",
+        ),
+    ],
+)
+def test_what_only_some_families_have(name: str, label: str, text: str, stores: Stores) -> None:
+    assert text in facts(stores.build(stores.safetensors(name)))[label]
+
+
 def test_multi_token_prediction_is_told_apart(stores: Stores) -> None:
     assert facts(stores.safetensors("deepseek_v3"))["layers"] == "3, and 1 for multi-token prediction"
 

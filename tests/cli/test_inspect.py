@@ -13,6 +13,7 @@ import pytest
 import wvindex as wv
 from tests.support.cli import EXAMPLE, document, invoke, on_terminal, process, succeed
 from wvindex.cli.inspect import SHOWN
+from wvindex.inspection import layer_page, model_page
 
 
 @pytest.fixture(scope="session")
@@ -103,3 +104,47 @@ def test_what_cannot_be_is_refused(options: tuple[object, ...], said: str, store
 def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF\x03" + bytes(9))
     assert invoke("inspect", tmp_path / "m.gguf").exit_code == 3
+
+
+def _never(*arguments: object, **named: object) -> None:
+    pytest.fail("weights are read")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--table", "nope"],
+        ["--table", "heads"],
+        ["--table", "roles", "--sort", "nope"],
+        ["--csv", "--columns", "nope"],
+        ["--layer", "0", "--table", "layers"],
+    ],
+)
+def test_what_cannot_be_printed_is_refused_before_any_weight_is_read(
+    options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wvindex.inspection.pages.open_any", _never)
+    assert invoke("inspect", EXAMPLE, *options).exit_code == 2
+
+
+@pytest.mark.parametrize("table", ["encodings", "exactness", "elsewhere"])
+def test_tables_of_headers_read_no_weight(table: str, kjv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = document("inspect", kjv, "--table", table, "--no-keep")
+    monkeypatch.setattr("wvindex.inspection.tensor_stats.scan", _never)
+    assert document("inspect", kjv, "--table", table, "--no-keep") == expected
+
+
+@pytest.mark.parametrize("options", [[], ["--table", "layers"], ["--layer", "0"], ["--csv"]])
+def test_kept_statistics_that_cannot_be_read_are_noted(options: list[str], kjv: Path, tmp_path: Path) -> None:
+    store = Path(shutil.copytree(kjv, tmp_path / "kjv.zarr", ignore=shutil.ignore_patterns("stats")))
+    (store / "stats").mkdir()
+    (store / "stats" / "tensor.json").write_text("garbage")
+    assert "note: the kept statistics cannot be read" in invoke("inspect", store, *options).stderr
+
+
+def test_the_tables_are_those_of_the_pages() -> None:
+    for page, tables in (
+        (wv.inspect(EXAMPLE, stats=False), model_page.TABLES),
+        (wv.inspect(EXAMPLE, 0, stats=False), layer_page.TABLES),
+    ):
+        assert {name: table.columns for name, table in page.tables().items()} == tables

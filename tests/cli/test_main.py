@@ -18,6 +18,7 @@ import pytest
 
 import wvindex
 from tests.support.cli import EXAMPLE, argv, environment, invoke, process, succeed
+from tests.support.packed import REPO_GOLDEN
 from tests.support.safetensors_writer import write_weights
 from wvindex.cli import build, ls, plan, run
 from wvindex.cli.main import COMMANDS
@@ -162,6 +163,7 @@ def test_every_reader_has_json(command: str, kjv: Path) -> None:
     arguments: dict[str, list[object]] = {
         "show": ["model.norm.weight"],
         "diff": [kjv],
+        "sql": ["--recipe", "bits-by-role"],
         "run": ["In the", "-n", "1"],
         "neighbors": ["lm_head.weight[3]"],
         "tokens": ["lm_head.weight[3]"],
@@ -232,3 +234,69 @@ def test_what_the_system_refuses_is_no_fault_that_verify_found(
     result = invoke("ls", kjv, "--json")
     assert result.exit_code == 3
     assert result.stderr == "error[system]: [Errno 5] Input/output error: 'some/file'\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--nope"], "No such option '--nope' (see wvindex --help)"),
+        (["frob"], "No such command 'frob' (see wvindex --help)"),
+        (["ls", "-z"], "No such option '-z' (see wvindex ls --help)"),
+        (["diff", EXAMPLE], "Missing argument 'B' (see wvindex diff --help)"),
+        (
+            ["completion"],
+            "Missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish "
+            "(see wvindex completion --help)",
+        ),
+    ],
+)
+def test_a_wrong_call_is_told_in_one_line(arguments: list[object], message: str) -> None:
+    result = invoke(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    kind, _, said = result.stderr.replace(":", "", 1).partition(" ")
+    assert kind == "error[usage]"
+    assert said.replace("'", "") == message.replace("'", "") + "\n"  # click quotes differently by version
+
+
+def test_without_arguments_there_is_help() -> None:
+    result = invoke()
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Usage: wvindex")
+
+
+SAID: dict[str, tuple[list[object], int]] = {
+    "a note on success": (["ls", EXAMPLE, "no such tensor"], 0),
+    "a hint beside findings": (["check", REPO_GOLDEN / "type-zoo.gguf"], 0),
+    "an error": (["stats", "/nowhere/to/be/found"], 3),
+    "a wrong call": (["stats", "--nope"], 2),
+}
+
+
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-", "2>&- <&-"])
+@pytest.mark.parametrize("what", SAID)
+def test_what_stderr_does_not_take_is_lost_and_changes_nothing(what: str, redirection: str) -> None:
+    arguments, exit_code = SAID[what]
+    heard = process(*arguments)
+    unheard = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", *argv(arguments)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert heard.stderr
+    assert unheard.returncode == heard.returncode == exit_code
+    assert unheard.stdout == heard.stdout
+
+
+def test_progress_outlives_the_terminal_that_it_is_shown_on() -> None:
+    hang_up = (
+        "import os, pty, rich.progress as shown; ours, theirs = pty.openpty(); os.dup2(theirs, 2); "
+        "begin = shown.Progress.start; "
+        "shown.Progress.start = lambda bar: (os.close(ours), begin(bar), print('hung up'))[1]; "
+        "from wvindex.cli.main import main; main()"
+    )
+    done = process("check", EXAMPLE, start=hang_up)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == "hung up"
+    assert done.stdout.splitlines()[1].startswith("0 errors")

@@ -71,7 +71,9 @@ def test_layers_and_metric() -> None:
         ((f"{EMBEDDING}[1024]",), "0 to 1023"),
         (("model.norm.weight[3]",), "it is no matrix"),
         (("nothing.weight[3]",), "no tensor answers"),
-        ((f"{EMBEDDING}[1]", "--role", "mlp.gat"), "no matrix of these layers"),
+        ((f"{EMBEDDING}[1]", "--role", "mlp.gat"), "no matrix of the model"),
+        (("lm_head.weight[:,3]",), "found: [:, 3]"),
+        ((f"{EMBEDDING}[1]", "--layers", "99"), "no such layer (expected: layers 0 to 2, found: 99)"),
         ((f"{EMBEDDING}[1]", "--layers", "x"), "not a choice of layers"),
         ((f"{EMBEDDING}[1]", "-k", "0"), "0 is not in the range"),
         ((f"{EMBEDDING}[1]", "--json", "--csv"), "one format at a time"),
@@ -82,3 +84,15 @@ def test_what_cannot_be_is_a_call_that_cannot_be(arguments: tuple[str, ...], wor
     assert result.exit_code == 2
     assert words in result.stderr
     assert not result.stdout
+
+
+@pytest.mark.parametrize("options", [["--sort", "nope"], ["--columns", "nope"], ["--json", "--csv"]])
+def test_what_cannot_be_printed_is_refused_before_the_pass(
+    options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*arguments: object, **named: object) -> None:
+        pytest.fail("weights are read")
+
+    monkeypatch.setattr("wvindex.query.database.Store.neighbors", never)
+    result = invoke("neighbors", EXAMPLE, f"{EMBEDDING}[1]", *options)
+    assert (result.exit_code, result.stdout) == (2, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,11 @@ def test_a_comparison_is_written_beside_what_is_printed(tmp_path: Path) -> None:
 def test_a_page_is_named_html(name: str, tmp_path: Path) -> None:
     assert invoke("report", EXAMPLE, "-o", tmp_path / name).exit_code == 2
     assert invoke("diff", EXAMPLE, EXAMPLE, "--html", tmp_path / name).exit_code == 2
+
+
+def test_statistics_that_cannot_be_kept_are_noted(kjv: Path, tmp_path: Path) -> None:
+    store = Path(shutil.copytree(kjv, tmp_path / "kjv.zarr", ignore=shutil.ignore_patterns("stats")))
+    (store / "stats").write_text("in the way")
+    result = invoke("report", store, "--out", tmp_path / "a.html")
+    assert result.exit_code == 0
+    assert "note: the statistics are not kept" in result.stderr

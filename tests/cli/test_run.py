@@ -152,3 +152,11 @@ def test_wrong_calls(arguments: list[str], kjv: Path) -> None:
     result = invoke("run", kjv, *arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("error[usage]: ")
+
+
+def test_more_tokens_than_an_indexer_lets_through_are_refused_by_name(stores: Stores) -> None:
+    store = stores.build(stores.safetensors("glm_moe_dsa"))
+    result = invoke("run", store, "the sand " * 30, "-n", "1")
+    assert result.exit_code == 4
+    assert "index_topk" in result.stderr
+    assert "at most 80 tokens" in result.stderr

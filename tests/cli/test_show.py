@@ -211,15 +211,26 @@ def test_npy_keeps_empty_and_scalar_tensors(tmp_path: Path) -> None:
     tensors: dict[str, NDArray[Any]] = {"empty": np.zeros((0, 3), np.float32), "one": np.array(7, np.int64)}
     save_file(tensors, tmp_path / "model.safetensors")
     for name, shape in (("empty", (0, 3)), ("one", ())):
-        succeed("show", tmp_path, name, "--npy", tmp_path / "x.npy")
-        assert np.load(tmp_path / "x.npy").shape == shape
+        succeed("show", tmp_path, name, "--npy", tmp_path / f"{name}.npy")
+        assert np.load(tmp_path / f"{name}.npy").shape == shape
         succeed("show", tmp_path, name)
 
 
-def test_a_file_that_cannot_be_written_is_a_wrong_call(kjv: Path, tmp_path: Path) -> None:
+def test_npy_replaces_a_file_only_if_asked(kjv: Path, tmp_path: Path) -> None:
+    file = tmp_path / "o.npy"
+    file.write_text("mine")
+    result = invoke("show", kjv, O_PROJ, "--npy", file)
+    assert (result.exit_code, file.read_text()) == (3, "mine")
+    assert result.stderr.startswith("error[target-exists]")
+    succeed("show", kjv, O_PROJ, "--npy", file, "--overwrite")
+    np.testing.assert_array_equal(np.load(file), reference("blk.1.attn_output.weight"))
+    assert [one.name for one in tmp_path.iterdir()] == ["o.npy"]
+
+
+def test_a_file_that_cannot_be_written(kjv: Path, tmp_path: Path) -> None:
     result = invoke("show", kjv, O_PROJ, "--npy", tmp_path / "missing" / "o.npy")
-    assert result.exit_code == 2
-    assert "the file cannot be written" in result.stderr
+    assert result.exit_code == 3
+    assert result.stderr.startswith("error[store]: the directory to write in does not exist")
 
 
 def test_a_selection_that_does_not_fit_leaves_no_file(kjv: Path, tmp_path: Path) -> None:

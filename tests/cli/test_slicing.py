@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wvindex.cli.slicing import Item, items_text, parse_items, parse_layers, split_key
+from wvindex.cli.slicing import parse_items, parse_layers, split_key
 from wvindex.errors import UsageError
+from wvindex.spelling import Item, items_text
 
 BOUNDS = st.none() | st.integers(-9, 9)
 STEPS = st.none() | st.integers(-3, 3).filter(bool)
@@ -78,14 +79,22 @@ def test_what_is_neither_key_nor_index_is_left_to_the_store() -> None:
 
 @pytest.mark.parametrize(
     ("text", "chosen"),
-    [("3", [3]), ("3:7", [3, 4, 5, 6]), ("1,4", [1, 4]), (":2", [0, 1]), ("8:", [8, 9]), ("-2:", [8, 9])],
+    [
+        ("3", [3]),
+        ("3:7", [3, 4, 5, 6]),
+        ("1,4", [1, 4]),
+        (":2", [0, 1]),
+        ("8:", [8, 9]),
+        ("-2:", [8, 9]),
+        ("-1,0", [9, 0]),
+    ],
 )
 def test_layers(text: str, chosen: list[int]) -> None:
     numbers = np.arange(10)
     assert np.concatenate([np.atleast_1d(numbers[one]) for one in parse_layers(text)]).tolist() == chosen
 
 
-@pytest.mark.parametrize("text", ["", "-1", "...", "a", "1,", "1;2"])
+@pytest.mark.parametrize("text", ["", "...", "a", "1,", "1;2"])
 def test_what_is_no_choice_of_layers_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="not a choice of layers"):
         parse_layers(text)

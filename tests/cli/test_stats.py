@@ -158,3 +158,35 @@ def test_a_terminal_gets_a_table_of_its_width(columns: int, store: Path) -> None
     assert exit_code == 0
     table = lines[next(i for i, line in enumerate(lines) if line.startswith("key ")) :]
     assert all(len(line) <= columns for line in table)
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (["--sort", "nope"], 2),
+        (["--columns", "key,nope"], 2),
+        (["--json", "--csv"], 2),
+        (["--plot", "x.bmp"], 2),
+        (["--plot", "x.svg", "--json"], 2),
+        (["--plot", "missing/x.svg"], 3),
+        (["--sort", "stable_rank"], 2),
+    ],
+)
+def test_what_cannot_be_printed_is_refused_before_any_weight_is_read(
+    options: list[str], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*arguments: object, **named: object) -> None:
+        pytest.fail("weights are read")
+
+    monkeypatch.setattr("wvindex.inspection.api.collect", never)
+    result = invoke("stats", EXAMPLE, *options)
+    assert (result.exit_code, result.stdout) == (code, "")
+
+
+def test_a_picture_replaces_a_file_only_if_asked(tmp_path: Path) -> None:
+    file = tmp_path / "bars.svg"
+    file.write_text("mine")
+    result = invoke("stats", EXAMPLE, "lm_head.weight", "--plot", file)
+    assert (result.exit_code, file.read_text()) == (3, "mine")
+    succeed("stats", EXAMPLE, "lm_head.weight", "--plot", file, "--overwrite")
+    assert "<svg" in file.read_text()

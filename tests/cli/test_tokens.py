@@ -57,3 +57,15 @@ def test_a_row_of_what_writes_is_refused() -> None:
     result = invoke("tokens", EXAMPLE, f"{KEY}[154]")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "KEY[:, column]" in result.stderr
+
+
+@pytest.mark.parametrize("options", [["--sort", "nope"], ["--columns", "nope"], ["--json", "--csv"]])
+def test_what_cannot_be_printed_is_refused_before_the_pass(
+    options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*arguments: object, **named: object) -> None:
+        pytest.fail("weights are read")
+
+    monkeypatch.setattr("wvindex.query.database.Store.tokens", never)
+    result = invoke("tokens", EXAMPLE, f"{KEY}[:,3]", *options)
+    assert (result.exit_code, result.stdout) == (2, "")

@@ -35,6 +35,7 @@ from tests.support.checkpoints import (
     names,
     tokens,
 )
+from tests.support.layouts import n_layers
 from tests.support.recipes import RECIPES
 from tests.support.safetensors_writer import Experts, Form, write_safetensors
 
@@ -98,11 +99,26 @@ def save_logits(name: str) -> None:
 
 
 def known_to_transformers(model: Checkpoint) -> Checkpoint:
-    """Give Kimi-K2 the model_type of its architecture, DeepSeek-V3: its own needs code from the hub."""
+    """Give a model in the words that transformers knows.
+
+    Kimi-K2 gets the model_type of its architecture, DeepSeek-V3: its own needs code from the hub.
+    LongCat-Flash's experts without weights get some, which transformers asks for and does not use.
+    """
+    if model.config["model_type"] == "longcat_flash":
+        return replace(model, tensors=dict(model.tensors) | dict(_weights_of_zero_experts(model)))
     if model.config["model_type"] != "kimi_k2":
         return model
     config = model.config | {"model_type": "deepseek_v3"}
     return replace(model, recipe=replace(model.recipe, config=config))
+
+
+def _weights_of_zero_experts(model: Checkpoint) -> Iterator[tuple[str, Any]]:
+    first, zero = model.config["n_routed_experts"], model.config["zero_expert_num"]
+    for name, tensor in model.tensors.items():
+        for projection in ("gate", "up"):
+            if name.endswith(f".mlp.experts.0.{projection}_proj.weight"):
+                for expert in range(first, first + zero):
+                    yield name.replace("experts.0.", f"experts.{expert}."), np.ones_like(tensor)
 
 
 def decoded(model: Checkpoint) -> Checkpoint:
@@ -117,11 +133,14 @@ def run(
     model: Checkpoint, ids: npt.NDArray[np.int64], form: Form, experts: Experts
 ) -> tuple[npt.NDArray[np.float32], float]:
     """Give transformers' logits (tokens, vocab_size), and the narrowest choice of an expert."""
+    if model.config["model_type"] == "mistral4":
+        experts = "fused"  # as its checkpoints have them, and transformers takes no others
     with tempfile.TemporaryDirectory() as directory:
         write_safetensors(model, Path(directory), form=form, experts=experts)
         if form == "v5":
             drop_quantization(Path(directory) / "config.json")
-        loaded, info = transformers.AutoModelForCausalLM.from_pretrained(
+        # not AutoModelForCausalLM, which does not know Mistral 4
+        loaded, info = getattr(transformers, model.config["architectures"][0]).from_pretrained(
             directory,
             dtype=torch.float32,
             attn_implementation="eager",
@@ -143,7 +162,7 @@ def drop_quantization(path: Path) -> None:
 
 def check_loading(model: Checkpoint, info: dict[str, Any]) -> None:
     """Refuse a model of which transformers missed a tensor, or did not take one."""
-    layers = model.config["num_hidden_layers"]
+    layers = n_layers(model.config)
     beyond = tuple(
         f"model.layers.{layers + i}." for i in range(model.config.get("num_nextn_predict_layers", 0))
     )
@@ -171,12 +190,14 @@ def routing_margins(model: torch.nn.Module) -> Iterator[list[float]]:
 def routing_margin(router: Any, router_logits: torch.Tensor, config: Any) -> float:
     """Give the least gap between scores that a choice fell between, over all tokens, groups included."""
     bias = getattr(router, "e_score_correction_bias", None)
-    scores = router_logits.softmax(-1) if bias is None else router_logits.sigmoid() + bias
+    softmax = bias is None or config.model_type == "longcat_flash"
+    scores = router_logits.softmax(-1) if softmax else router_logits.sigmoid()
+    scores = scores if bias is None else scores + bias
     groups = int(getattr(config, "n_group", None) or 1)
     if groups == 1:
         return gap(scores, router.top_k)
     parts = scores.view(len(scores), groups, -1)
-    best = parts.amax(-1) if bias is None else parts.topk(2).values.sum(-1)
+    best = parts.amax(-1) if config.model_type == "deepseek_v2" else parts.topk(2).values.sum(-1)
     keep = best.topk(config.topk_group).indices
     mask = torch.zeros_like(best).scatter(1, keep, 1.0).bool()
     allowed = parts.masked_fill(~mask[..., None], float("-inf")).flatten(1)

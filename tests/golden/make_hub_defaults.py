@@ -11,6 +11,7 @@ _PLAIN = (int, float, str)
 MODEL_TYPES = (
     *("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "gemma2", "gemma3_text"),
     *("phi3", "deepseek_v2", "deepseek_v3", "minicpm3"),
+    *("glm4_moe_lite", "mistral4", "youtu", "longcat_flash", "deepseek_v32", "glm_moe_dsa", "gpt_oss"),
 )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
 import ml_dtypes
 import numpy as np
 import pytest
@@ -29,7 +30,12 @@ from tests.support.random_weights import Array
 from tests.support.safetensors_writer import Experts, fuse_experts, write_safetensors
 from tests.support.tokenizer import vocabulary
 
-DTYPES = {"BF16": ml_dtypes.bfloat16, "F32": np.float32, "F8_E4M3": ml_dtypes.float8_e4m3fn}
+DTYPES = {
+    "BF16": ml_dtypes.bfloat16,
+    "F32": np.float32,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "U8": np.uint8,
+}
 
 
 def _stored(directory: Path) -> dict[str, Array]:
@@ -115,7 +121,8 @@ def test_config_v5_says_the_same_in_transformers_5s_words(name: str) -> None:
     assert v5["dtype"] == hub["torch_dtype"]
     assert "rope_parameters" in v5
     assert not {"rope_theta", "rope_scaling", "torch_dtype"} & v5.keys()
-    for field in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "rms_norm_eps"):
+    layers = "num_layers" if name == "longcat_flash" else "num_hidden_layers"
+    for field in ("hidden_size", layers, "num_attention_heads", "vocab_size", "rms_norm_eps"):
         assert v5[field] == hub[field]
 
 
@@ -155,7 +162,8 @@ def test_gguf_file_loads(name: str, tmp_path: Path) -> None:
     expected = gguf_tensors(model.config, model.decoded())
     assert [tensor.name for tensor in reader.tensors] == list(expected)
     for tensor in reader.tensors:
-        np.testing.assert_array_equal(tensor.data, expected[tensor.name], err_msg=tensor.name)
+        values = gguf.dequantize(tensor.data, tensor.tensor_type)
+        np.testing.assert_array_equal(values, expected[tensor.name], err_msg=tensor.name)
 
 
 def test_gguf_file_has_the_directory_s_tokenizer(tmp_path: Path) -> None:

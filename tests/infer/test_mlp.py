@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wvindex.arch.config import MoE
 from wvindex.errors import MetadataError
-from wvindex.infer.mlp import ACTIVATIONS, gated_mlp, mixture, route, sigmoid, softmax
+from wvindex.infer.mlp import ACTIVATIONS, clamped_swiglu, gated_mlp, mixture, route, sigmoid, softmax
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "routers.npz"
 PLAIN = MoE(n_routed_experts=16, num_experts_per_tok=3, moe_intermediate_size=1)
@@ -143,3 +143,21 @@ def test_a_gated_mlp_multiplies_the_activated_gate_with_up() -> None:
     gate = x.astype(np.float64) @ maps["gate"].T
     expected = (gate / (1 + np.exp(-gate)) * (x @ maps["up"].T)) @ maps["down"].T
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_clamped_swiglu_is_its_formula_on_both_sides_of_the_limit() -> None:
+    """In float64: gate is clamped from above alone, up on both sides, before a 1 is added to it."""
+    gate, up = (RNG.standard_normal((40, 8)).astype(np.float32) * 8 for _ in range(2))
+    found = clamped_swiglu(gate, up, 7.0, 1.702)
+    assert found.dtype == np.float32
+    for (i, j), value in np.ndenumerate(found):
+        g, u = min(float(gate[i, j]), 7.0), max(-7.0, min(float(up[i, j]), 7.0))
+        assert value == pytest.approx((u + 1) * g / (1 + math.exp(-1.702 * g)), rel=2e-5, abs=1e-6)
+    assert {np.sign(gate[np.abs(gate) > 7]).min(), np.sign(up[np.abs(up) > 7]).max()} == {-1, 1}
+
+
+def test_experts_without_weights_are_chosen_like_others() -> None:
+    moe = replace(PLAIN, n_routed_experts=13, n_zero_experts=3, norm_topk_prob=False)
+    indices, weights = route(LOGITS, moe)
+    assert (indices >= 13).any()
+    np.testing.assert_allclose(weights, np.take_along_axis(softmax(LOGITS), indices, axis=1))

@@ -264,7 +264,6 @@ def test_a_name_in_the_configuration_is_not(stores: Stores, tmp_path: Path) -> N
         ({"selector": "*.o_proj.weight", "layers": 1}, ["model.layers.1.self_attn.o_proj.weight"]),
         ({"selector": "blk.0.ffn_up.weight"}, ["model.layers.0.mlp.up_proj.weight"]),
         ({"role": "mlp.down*", "layers": [0]}, ["model.layers.0.mlp.down_proj.weight"]),
-        ({"selector": "nothing*"}, []),
     ],
 )
 def test_a_selection(options: dict[str, Any], keys: list[str]) -> None:
@@ -330,9 +329,17 @@ Make = Callable[[Array], Array]
 
 
 @pytest.mark.parametrize(
-    "make", [lambda a: a, lambda a: a.astype(np.float32), lambda a: a.astype(np.float64)], ids=str
+    "make",
+    [lambda a: a, lambda a: a.astype(np.float32), lambda a: a.astype(np.float64)],
+    ids=["as they are", "float32", "float64"],
 )
 def test_equal_values_of_any_type_are_equal(make: Make, stores: Stores, tmp_path: Path) -> None:
     wider = {key: make(value) for key, value in checkpoint("llama").tensors.items()}
     assert wider["model.norm.weight"].dtype in (ml_dtypes.bfloat16, np.float32, np.float64)
     assert not wv.diff(stores.safetensors("llama"), changed("llama", tmp_path, wider)).differs
+
+
+@pytest.mark.parametrize("choice", [{"selector": "nothing*"}, {"layers": 99}, {"role": "mlp.nothing"}])
+def test_a_choice_that_nothing_is_of_is_refused(choice: dict[str, Any]) -> None:
+    with pytest.raises(SelectionError, match="nothing matches"):
+        wv.diff(Q4, Q2, **choice)

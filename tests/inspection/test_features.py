@@ -169,10 +169,16 @@ def test_progress_ends_at_all_bytes(db: Store) -> None:
         ("a", {"writes": 0}, UsageError),
         ("a", {"token": "middle"}, UsageError),
         ("a", {"layers": 9}, SelectionError),
+        ("a", {"layers": True}, SelectionError),
+        ("a", {"k": "3"}, UsageError),
+        ("a", {"token": 5}, UsageError),
+        (5, {}, UsageError),
+        (b"a", {}, UsageError),
+        (None, {}, UsageError),
     ],
 )
 def test_what_cannot_be_is_refused(
-    text: str, options: dict[str, Any], error: type[Exception], db: Store
+    text: Any, options: dict[str, Any], error: type[Exception], db: Store
 ) -> None:
     with pytest.raises(error):
         db.describe(text, **options)

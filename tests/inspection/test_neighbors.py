@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,7 +144,16 @@ def in_memory(*arrays: MemoryArray) -> Store:
         (np.full(256, np.nan), {}, UsageError, "NaN or infinity"),
         (np.eye(2, 256) * [[1], [0]], {}, UsageError, "zeros in vector 1"),
         (np.ones(256), {"k": 0}, UsageError, "1 or more"),
-        (np.ones(256), {"k": 2.5}, UsageError, "1 or more"),
+        (np.ones(256), {"k": 2.5}, UsageError, "k is no integer"),
+        (np.ones(256), {"k": "3"}, UsageError, "k is no integer"),
+        (np.ones(256), {"k": True}, UsageError, "k is no integer"),
+        ("x", {}, UsageError, "not vectors"),
+        (None, {}, UsageError, "not vectors"),
+        ([], {}, SelectionError, "expected: 256 values, found: 0"),
+        (np.ones((0, 256)), {}, UsageError, "there is no vector"),
+        (np.ones(256), {"role": 5}, SelectionError, "field: role, expected: a glob, found: 5"),
+        (np.ones(256), {"layers": 3}, SelectionError, "layers 0 to 2"),
+        (np.ones(256), {"layers": True}, SelectionError, "not a choice of layers"),
         (np.ones(256), {"metric": "l2"}, UsageError, "cosine or dot"),
         (np.ones(256), {"role": "self_attn.q_b_proj"}, UsageError, "two factors"),
         (np.ones(256), {"role": "input_layernorm"}, UsageError, "no matrix"),
@@ -156,6 +167,27 @@ def test_what_cannot_be_is_refused(
     with pytest.raises(error) as caught:
         db.neighbors(vector, **options)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("layers", [None, 1])
+def test_the_roles_that_are_named_are_all_that_are_accepted(layers: int | None, db: Store) -> None:
+    with pytest.raises(SelectionError) as caught:
+        db.neighbors(np.ones(256), "nope", layers=layers)
+    (listed,) = re.findall(r"residual stream: (.*?) \(field", str(caught.value))
+    roles = {
+        tensor.key.split(".", 3 if "layers" in tensor.key else 0)[-1] for tensor in db.select(layer=layers)
+    }
+    accepted = set()
+    for role in (role.removesuffix(".weight") for role in roles):
+        with suppress(UsageError):
+            db.neighbors(np.ones(256), role, layers=layers, k=1)
+            accepted.add(role)
+    assert set(listed.split(", ")) == accepted
+
+
+def test_layers_count_from_the_end(db: Store) -> None:
+    last = db.neighbors(np.ones(256), "mlp.experts.*", layers=-1)
+    assert last.rows == db.neighbors(np.ones(256), "mlp.experts.*", layers=[2]).rows
 
 
 def test_progress_ends_at_all_bytes(db: Store) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support.tensors import plain_tensor
-from wvindex.errors import UsageError
+from wvindex.errors import StoreError, TargetExists, UsageError
 from wvindex.inspection.plot import Bars, histogram, histogram_bars, table_bars, text_bars, write_bars
 
 BARS = table_bars("std of tensors", ["first", "second", "third"], [2.0, 1.0, None])
@@ -60,8 +60,32 @@ def test_a_picture_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_cannot_be_written_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be written"):
+    with pytest.raises(StoreError, match="does not exist"):
         write_bars(BARS, tmp_path / "missing" / "bars.png")
+
+
+def test_a_picture_replaces_a_file_only_if_asked(tmp_path: Path) -> None:
+    file = tmp_path / "bars.svg"
+    file.write_text("mine")
+    with pytest.raises(TargetExists):
+        write_bars(BARS, file)
+    assert file.read_text() == "mine"
+    write_bars(BARS, file, overwrite=True)
+    assert ET.parse(file).getroot().tag.endswith("svg")
+    assert [one.name for one in tmp_path.iterdir()] == ["bars.svg"]
+
+
+def test_labels_that_are_too_long_keep_both_ends() -> None:
+    keys = [f"model.layers.{i}.self_attn.{p}_proj.weight" for i in (3, 12) for p in "qv"]
+    _, *lines = text_bars(table_bars("t", keys, [1.0] * 4), 60).splitlines()
+    labels = [line.split()[0] for line in lines]
+    assert len(set(labels)) == 4
+    for label, key in zip(labels, keys, strict=True):
+        start, end = label.split("…")
+        assert key.startswith(start)
+        assert key.endswith(end)
+        assert start
+    assert max(map(len, lines)) <= 60
 
 
 def test_without_matplotlib_the_message_says_what_to_install(

@@ -52,9 +52,9 @@ def test_sides(role: str, shape: tuple[int, ...], side: str) -> None:
 @pytest.mark.parametrize(
     ("role", "shape", "reason"),
     [
-        ("adapter.weight", (8, 8), "both of its sides could be"),
-        ("adapter.weight", (3, 5), "no side has that length"),
-        ("mlp.gate_proj.weight", (8, 5), "not as wide"),
+        ("adapter.weight", (8, 8), "does not tell them apart"),
+        ("adapter.weight", (3, 5), "none has its length"),
+        ("mlp.gate_proj.weight", (8, 5), "not of this length"),
         ("self_attn.q_b_proj.weight", (8, 8), "between two factors"),
         ("input_layernorm.weight", (8,), "no matrix"),
     ],
@@ -114,6 +114,18 @@ def test_other_indices_are_refused_with_the_form(
     with pytest.raises(SelectionError) as caught:
         residual_vectors(store([matrix]), matrix, index)
     assert caught.value.expected == form
+
+
+def test_what_is_refused_for_its_role_is_not_said_to_lack_a_length() -> None:
+    with pytest.raises(UsageError, match="between two factors") as caught:
+        side_of(tensor("model.layers.0.self_attn.q_b_proj.weight", 12, 8), HIDDEN)
+    assert caught.value.expected is None
+
+
+def test_an_index_is_quoted_as_it_is_written() -> None:
+    matrix = tensor("model.layers.0.mlp.gate_proj.weight", 5, 8)
+    with pytest.raises(SelectionError, match=r"found: \[:, 3\]\)"):
+        residual_vectors(store([matrix]), matrix, (slice(None), 3))
 
 
 def test_a_configuration_without_a_width_is_refused() -> None:

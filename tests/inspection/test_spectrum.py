@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 import wvindex as wv
+import wvindex.inspection.spectrum as module
 from tests.support.cli import EXAMPLE
 from tests.support.packed import REPO_GOLDEN
 from tests.support.tensors import plain_tensor
-from wvindex.errors import SelectionError, UsageError
+from wvindex.errors import SelectionError, SpectrumNotFound, UsageError
+from wvindex.inspection.moments import Moments
 from wvindex.inspection.spectrum import Kind, Spectrum, gram_product, spectrum
 
 
@@ -27,9 +30,16 @@ def matrix(rows: int, columns: int, seed: int = 0) -> NDArray[np.float32]:
     return (random.standard_normal((rows, columns)) + strong / 4).astype(np.float32)
 
 
-def found(values: NDArray[np.float32], kind: Kind = "top", *, small: int = 512, top: int = 8) -> Spectrum:
-    squares = float((values.astype(np.float64) ** 2).sum())
-    return spectrum(plain_tensor(values), squares, kind, top=top, small=small)
+def moments_of(values: NDArray[Any]) -> Moments:
+    """Give the moments that singular values are told from, by NumPy."""
+    exact = values.astype(np.float64)
+    with np.errstate(over="ignore"):
+        m2 = float(((exact - exact.mean()) ** 2).sum())
+    return Moments(exact.size, float(exact.mean()), m2, min=float(exact.min()), max=float(exact.max()))
+
+
+def found(values: NDArray[Any], kind: Kind = "top", *, small: int = 512, top: int = 8) -> Spectrum:
+    return spectrum(plain_tensor(values), moments_of(values), kind, top=top, small=small)
 
 
 @pytest.mark.parametrize("shape", [(60, 90), (90, 60), (700, 650), (1, 5), (5, 1)])
@@ -84,7 +94,7 @@ def test_packed_matrices_of_a_model() -> None:
 
 def test_vectors_stacks_and_what_is_not_finite_have_none() -> None:
     with pytest.raises(SelectionError, match="matrix"):
-        spectrum(plain_tensor(np.ones(4, np.float32)), 4.0)
+        spectrum(plain_tensor(np.ones(4, np.float32)), moments_of(np.ones(4)))
     with wv.open(REPO_GOLDEN / "llama-tiny-Q4_K_M.gguf") as db:
         (row,) = wv.stats(db, "model.norm.weight", spectrum="top")
     assert row["singular_values"] is None
@@ -100,7 +110,7 @@ def test_scipy_is_asked_for_only_where_it_is_needed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "scipy.sparse.linalg", None)
     values = matrix(60, 90)
     assert found(values, "full").top
-    with pytest.raises(UsageError, match="pip install scipy"):
+    with pytest.raises(UsageError, match=r"pip install 'wvindex\[spectrum\]'"):
         found(values, small=0)
 
 
@@ -123,8 +133,7 @@ def test_an_expert_too_large_to_decode_has_the_largest() -> None:
     values = np.stack([matrix(130, 110, seed) for seed in range(3)])
     stack = plain_tensor(values)
     for e in range(3):
-        squares = float((values[e].astype(np.float64) ** 2).sum())
-        one = spectrum(stack.expert(e), squares, "top", small=0)
+        one = spectrum(stack.expert(e), moments_of(values[e]), "top", small=0)
         np.testing.assert_allclose(one.top, scipy.linalg.svdvals(values[e].astype(np.float64))[:8], rtol=1e-5)
 
 
@@ -154,3 +163,73 @@ def test_the_spectra_of_experts_are_kept_apart(tmp_path: Path) -> None:
     first = wv.stats(store, "*.mlp.experts.*", by="expert", spectrum="top")
     assert (store / "stats" / "expert-spectrum-top-8.json").is_file()
     assert wv.stats(store, "*.mlp.experts.*", by="expert", spectrum="top") == first
+
+
+NORMAL = np.random.default_rng(3).standard_normal((40, 36))
+SPIKED = NORMAL.copy()
+SPIKED[4, 5] = 1e25
+
+HARD: dict[str, NDArray[Any]] = {
+    "one huge weight": SPIKED.astype(np.float32),
+    "huge": (NORMAL * 1e22).astype(np.float32),
+    "tiny": (NORMAL * 1e-25).astype(np.float32),
+    "least": np.full((40, 36), 1e-44, np.float32),
+    "a mean and noise": (1000 + 1e-4 * NORMAL).astype(np.float32),
+    "of rank one": np.outer(NORMAL[:, 0], NORMAL[0]).astype(np.float32),
+    "beyond the squares of float64": NORMAL * 1e200,
+    "below the squares of float64": NORMAL * 1e-200,
+}
+
+
+@pytest.mark.parametrize("kind", ["top", "full"])
+@pytest.mark.parametrize("name", HARD)
+def test_matrices_whose_squares_leave_the_range_of_floats(name: str, kind: Kind) -> None:
+    values = HARD[name]
+    exact = scipy.linalg.svdvals(values.astype(np.float64))
+    one = found(values, kind, small=0, top=4)
+    assert one.top == pytest.approx(tuple(exact[:4]), rel=1e-4, abs=1e-3 * float(exact[0]))
+    assert one.top[0] == pytest.approx(exact[0], rel=1e-5)
+    assert one.stable_rank == pytest.approx(float(((exact / exact[0]) ** 2).sum()), rel=1e-4)
+    assert one.stable_rank >= 1
+
+
+def test_zeros_too_large_to_decode_have_no_rank() -> None:
+    one = found(np.zeros((40, 36), np.float32), small=0, top=4)
+    assert one.top == (0, 0, 0, 0)
+    assert math.isnan(one.stable_rank)
+
+
+def test_where_the_method_fails_all_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    from scipy.sparse import linalg
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise linalg.ArpackNoConvergence("no", np.zeros(0), np.zeros((0, 0)))
+
+    monkeypatch.setattr(linalg, "eigsh", fail)
+    values = matrix(60, 90)
+    exact = scipy.linalg.svdvals(values.astype(np.float64))
+    one = found(values, small=0)
+    np.testing.assert_allclose(one.top, exact[:8], rtol=1e-10)
+    assert one.effective_rank is None
+
+
+def test_a_matrix_without_a_spectrum_is_noted_and_spoils_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scipy.sparse import linalg
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise linalg.ArpackNoConvergence("no", np.zeros(0), np.zeros((0, 0)))
+
+    monkeypatch.setattr(linalg, "eigsh", fail)
+    monkeypatch.setattr(module, "_FULL_VALUES", 1000)
+    save_file(
+        {"large": np.ones((520, 514), np.float32), "small": np.eye(4, dtype=np.float32)},
+        tmp_path / "m.safetensors",
+    )
+    table = wv.stats(tmp_path / "m.safetensors", spectrum="top")
+    assert table["spectral_norm"] == [None, 1.0]
+    assert [text.partition(":")[0] for text in table.notes] == ["large"]
+    with pytest.raises(SpectrumNotFound) as caught:
+        found(matrix(60, 90), small=0)
+    assert caught.value.tensor is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -13,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
+import wvindex as wv
 from tests.support.packed import PACKED, random_rows, reference_decode
 from tests.support.tensors import encoded_tensor, plain_tensor
 from wvindex.formats.encodings import ENCODINGS, with_scale_block
@@ -272,3 +275,16 @@ def test_a_signaling_nan_beside_wide_values_warns_nobody() -> None:
     signaling = np.array([[0x7F800001, 0x3F800000]], np.uint32).view(np.float32)
     found = summarize([plain_tensor(signaling), plain_tensor(np.ones((2, 2)))]).moments
     assert (found.nan, found.finite, found.mean) == (1, 5, 1)
+
+
+def test_a_tensor_without_values_has_no_number_but_its_counts_and_norm(tmp_path: Path) -> None:
+    save_file({"empty": np.zeros((0, 3), np.float32)}, tmp_path / "m.safetensors")
+    nothing = {"mean", "std", "rms", "min", "max", "absmax", "bits_per_weight"}
+    (row,) = wv.stats(tmp_path / "m.safetensors")
+    (selected,) = wv.sql(f"SELECT {', '.join(sorted(nothing))} FROM tensors", tmp_path / "m.safetensors")
+    (paged,) = wv.inspect(tmp_path / "m.safetensors", stats=False).tensors
+    for found in (row, selected):
+        assert {name for name in nothing if math.isnan(found[name])} == nothing
+    assert math.isnan(paged["bits_per_weight"])
+    assert math.isnan(wv.inspect(tmp_path / "m.safetensors").summary.bits_per_weight)
+    assert (row["count"], row["l2"]) == (0, 0)

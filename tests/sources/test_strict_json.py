@@ -15,6 +15,7 @@ from wvindex.sources.strict_json import parse_object
 
 FILE = Path("x.json")
 TEXT = st.text(st.characters(codec="utf-8"))
+MARKS = st.text(st.sampled_from('"\\:[]{},a'))
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
@@ -26,6 +27,20 @@ VALUES = st.recursive(
 def test_what_json_writes_is_read_back(value: dict[str, object], ascii_only: bool) -> None:
     data = json.dumps(value, ensure_ascii=ascii_only).encode()
     assert parse_object(data, file=FILE) == value
+
+
+@given(value=st.dictionaries(TEXT, VALUES), name=MARKS, ascii_only=st.booleans(), depth=st.integers(0, 3))
+def test_a_name_that_stands_twice_is_found_whatever_else_stands_there(
+    value: dict[str, object], name: str, ascii_only: bool, depth: int
+) -> None:
+    once, twice = (json.dumps({name: value}, ensure_ascii=ascii_only), json.dumps(name))
+    inner = f"{once[:-1]}, {twice}: 0}}"
+    for _ in range(depth):
+        once, inner = (f'{{"[:": [{text}]}}' for text in (once, inner))
+    parse_object(once.encode(), file=FILE)
+    with pytest.raises(DuplicateName) as caught:
+        parse_object(inner.encode(), file=FILE)
+    assert caught.value.found == name
 
 
 @pytest.mark.parametrize("string", ['"[[["', r'"\"[["', r'"\\"', '"{"', r'"\u005b"'])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.support import fp8
+from tests.support import fp8, mxfp4
 from tests.support.layouts import Fill, layout
 from tests.support.random_weights import Array, bell, flat, raw_uint16
 from tests.support.recipes import RECIPES, Recipe
@@ -36,7 +37,7 @@ class Checkpoint:
     recipe : Recipe
     tensors : mapping of str to array
         bfloat16; float32 for the router's correction bias; in FP8 models float8_e4m3fn codes `X.weight`
-        with float32 scales `X.weight_scale_inv`.
+        with float32 scales `X.weight_scale_inv`; in MXFP4 ones uint8 `X_blocks` and `X_scales`.
     """
 
     recipe: Recipe
@@ -51,9 +52,9 @@ class Checkpoint:
         return dict(self.recipe.config)
 
     def decoded(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Give every weight as float32, FP8 codes multiplied by their scales."""
+        """Give every weight as float32, FP8 codes multiplied by their scales, MXFP4 (experts, in, out)."""
         values = {}
-        for name, tensor in self.tensors.items():
+        for name, tensor in mxfp4.unpacked(self.tensors, np.float32).items():
             scales = self.tensors.get(name + SCALE_SUFFIX)
             if scales is not None:
                 values[name] = fp8.dequantize(tensor, scales)
@@ -84,7 +85,7 @@ def checkpoint(name: str) -> Checkpoint:
 def made(recipe: Recipe) -> Checkpoint:
     """Make the weights of a recipe."""
     tensors = {key: _filled(recipe.seed, key, fill) for key, fill in layout(recipe.config).items()}
-    if "quantization_config" in recipe.config:
+    if recipe.config.get("quantization_config", {}).get("quant_method") == "fp8":
         tensors = _quantized(tensors)
     return Checkpoint(recipe, tensors)
 
@@ -118,6 +119,10 @@ def config_v5_path(name: str) -> Path:
 
 
 def _filled(seed: int, name: str, fill: Fill) -> Array:
+    if fill.bytes_within is not None:
+        low, high = fill.bytes_within
+        found = raw_uint16(seed, name, math.prod(fill.shape)) % (high - low + 1) + low
+        return found.astype(np.uint8).reshape(fill.shape)
     if fill.span is not None:
         return flat(seed, name, fill.shape, *fill.span)
     values = bell(seed, name, fill.shape, fill.std)

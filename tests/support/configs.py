@@ -239,3 +239,172 @@ FP8: Final = {
     "quant_method": "fp8",
     "weight_block_size": [128, 128],
 }
+
+MXFP4: Final = {
+    "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "lm_head"],
+    "quant_method": "mxfp4",
+}
+
+
+def gpt_oss(**fields: Any) -> dict[str, Any]:
+    own = {
+        "attention_bias": True,
+        "experts_per_token": 2,
+        "head_dim": 48,
+        "initial_context_length": 64,
+        "intermediate_size": 64,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "max_position_embeddings": 512,
+        "num_experts_per_tok": 2,
+        "num_hidden_layers": 4,
+        "num_local_experts": 6,
+        "output_router_logits": False,
+        "quantization_config": MXFP4,
+        "rope_scaling": {
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "factor": 8.0,
+            "original_max_position_embeddings": 64,
+            "rope_type": "yarn",
+            "truncate": False,
+        },
+        "rope_theta": 150000,
+        "router_aux_loss_coef": 0.9,
+        "sliding_window": 16,
+        "swiglu_limit": 7.0,
+    }
+    return _config("GptOssForCausalLM", "gpt_oss", **own | fields)
+
+
+def _of_deepseeks_kind(architecture: str, model_type: str, **fields: Any) -> dict[str, Any]:
+    """Give a sibling of DeepSeek-V3, without what only its own configuration says."""
+    config = deepseek_v3(**fields) | {"architectures": [architecture], "model_type": model_type}
+    for name in ("aux_loss_alpha", "ep_size", "moe_layer_freq", "pretraining_tp", "seq_aux"):
+        del config[name]
+    return config
+
+
+def glm4_moe_lite(**fields: Any) -> dict[str, Any]:
+    own = {
+        "n_group": 1,
+        "partial_rotary_factor": 1.0,
+        "rms_norm_eps": 1e-5,
+        "rope_scaling": None,
+        "rope_theta": 1000000,
+        "routed_scaling_factor": 1.8,
+        "topk_group": 1,
+        "v_head_dim": 40,
+    }
+    config = _of_deepseeks_kind("Glm4MoeLiteForCausalLM", "glm4_moe_lite", **own | fields)
+    del config["scoring_func"]
+    return config
+
+
+def mistral4(**fields: Any) -> dict[str, Any]:
+    rope = {
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "factor": 16.0,
+        "llama_4_scaling_beta": 0.4,
+        "max_position_embeddings": 512,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 32,
+        "partial_rotary_factor": 0.25,
+        "rope_theta": 10000.0,
+        "rope_type": "yarn",
+        "type": "yarn",
+    }
+    own = {
+        "first_k_dense_replace": 1,
+        "max_position_embeddings": 512,
+        "qk_nope_head_dim": 48,
+        "rope_parameters": rope,
+        "routed_scaling_factor": 1.5,
+    }
+    config = _of_deepseeks_kind("Mistral4ForCausalLM", "mistral4", **own | fields)
+    for name in ("num_nextn_predict_layers", "rope_scaling", "rope_theta", "scoring_func", "topk_method"):
+        del config[name]
+    return config
+
+
+def youtu(**fields: Any) -> dict[str, Any]:
+    config = _of_deepseeks_kind("YoutuForCausalLM", "youtu", rope_scaling=None, tie_word_embeddings=True)
+    routing = (
+        *("first_k_dense_replace", "moe_intermediate_size", "n_group", "n_routed_experts"),
+        *("n_shared_experts", "norm_topk_prob", "num_experts_per_tok", "num_nextn_predict_layers"),
+        *("routed_scaling_factor", "scoring_func", "topk_group", "topk_method"),
+    )
+    for name in routing:
+        del config[name]
+    return config | {"rope_theta": 1600000, **fields}
+
+
+def minicpm3(**fields: Any) -> dict[str, Any]:
+    own = {
+        "dim_model_base": 256,  # twice the width, so that logits are scaled
+        "kv_lora_rank": 64,
+        "num_key_value_heads": 4,
+        "q_lora_rank": 96,
+        "qk_nope_head_dim": 24,
+        "qk_rope_head_dim": 16,
+        "scale_depth": 1.4,
+        "scale_emb": 12,
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+    }
+    return _config("MiniCPM3ForCausalLM", "minicpm3", **own | fields)
+
+
+def longcat_flash(**fields: Any) -> dict[str, Any]:
+    own = {
+        "attention_bias": False,
+        "attention_method": "MLA",
+        "expert_ffn_hidden_size": 64,
+        "ffn_hidden_size": 192,
+        "head_dim": 16,  # of which transformers makes the rotary frequencies
+        "kv_lora_rank": 64,
+        "mla_scale_kv_lora": True,
+        "mla_scale_q_lora": True,
+        "moe_topk": 3,
+        "n_routed_experts": 5,
+        "num_layers": 2,
+        "q_lora_rank": 96,
+        "qk_nope_head_dim": 32,
+        "qk_rope_head_dim": 16,
+        "rope_theta": 10000000.0,
+        "routed_scaling_factor": 6.0,
+        "router_bias": False,
+        "v_head_dim": 24,
+        "zero_expert_num": 3,
+        "zero_expert_type": "identity",
+    }
+    config = _config("LongcatFlashForCausalLM", "longcat_flash", **own | fields)
+    for name in ("intermediate_size", "num_hidden_layers", "num_key_value_heads"):
+        del config[name]
+    return config
+
+
+def _sparse(architecture: str, model_type: str, **fields: Any) -> dict[str, Any]:
+    """Give DeepSeek-V3 with an indexer that lets through as many keys as a prompt of the tests has."""
+    own = {"index_head_dim": 32, "index_n_heads": 4, "index_topk": 80, "num_nextn_predict_layers": 1}
+    return _of_deepseeks_kind(architecture, model_type, **own | fields)
+
+
+def deepseek_v32(**fields: Any) -> dict[str, Any]:
+    return _sparse("DeepseekV32ForCausalLM", "deepseek_v32", **fields)
+
+
+def glm_moe_dsa(**fields: Any) -> dict[str, Any]:
+    own = {
+        "index_skip_topk_offset": 2,
+        "index_topk_freq": 2,
+        "n_group": 1,
+        "num_hidden_layers": 4,
+        "rms_norm_eps": 1e-5,
+        "rope_scaling": None,
+        "rope_theta": 1000000,
+        "topk_group": 1,
+        "v_head_dim": 40,
+    }
+    return _sparse("GlmMoeDsaForCausalLM", "glm_moe_dsa", **own | fields)

@@ -25,6 +25,13 @@ ARCHITECTURES: Final = {
     "deepseek_v2": "deepseek2",
     "deepseek_v3": "deepseek2",
     "kimi_k2": "deepseek2",
+    "glm4_moe_lite": "deepseek2",
+    "youtu": "deepseek2",
+    "mistral4": "mistral4",
+    "deepseek_v32": "deepseek32",
+    "glm_moe_dsa": "glm-dsa",
+    "minicpm3": "minicpm3",
+    "gpt_oss": "gpt-oss",
 }
 """Hugging Face's model_type to GGUF's general.architecture."""
 
@@ -58,6 +65,11 @@ _DEEPSEEK: Final = {
     "expert_weights_scale": ("routed_scaling_factor",),
     "rope.dimension_count": ("qk_rope_head_dim",),
 }
+_INDEXER: Final = {
+    "attention.indexer.head_count": ("index_n_heads",),
+    "attention.indexer.key_length": ("index_head_dim",),
+    "attention.indexer.top_k": ("index_topk",),
+}
 _GATING_FUNCTIONS: Final = {"softmax": 1, "sigmoid": 2}
 
 
@@ -84,8 +96,11 @@ def metadata(config: Mapping[str, Any], mla: MLAForm = "split") -> dict[str, Val
         "phi3": _phi3,
         "llama": _llama,
         "qwen3moe": _qwen3_moe,
+        "minicpm3": _minicpm3,
+        "gpt-oss": _gpt_oss,
     }.get(architecture, _plain)
-    found = _deepseek(config, mla) if architecture == "deepseek2" else keys(config)
+    latent = architecture in {"deepseek2", "deepseek32", "glm-dsa", "mistral4"}
+    found = _deepseek(config, mla) if latent else keys(config)
     return {f"{architecture}.{key}": value for key, value in found.items()}
 
 
@@ -154,10 +169,29 @@ def _phi3(config: Mapping[str, Any]) -> dict[str, Value]:
     return found
 
 
+def _minicpm3(config: Mapping[str, Any]) -> dict[str, Value]:
+    ranks = ("vocab_size", "attention.q_lora_rank", "attention.kv_lora_rank", "rope.dimension_count")
+    found = _fields(config, _SIZES) | _fields(config, {key: _DEEPSEEK[key] for key in ranks})
+    return found | {"attention.key_length": config["qk_nope_head_dim"] + config["qk_rope_head_dim"]}
+
+
+def _gpt_oss(config: Mapping[str, Any]) -> dict[str, Value]:
+    found = _plain(config) | {"expert_feed_forward_length": config["intermediate_size"]}
+    return found | {"attention.sliding_window": config["sliding_window"]}
+
+
 def _deepseek(config: Mapping[str, Any], mla: MLAForm) -> dict[str, Value]:
-    found = _plain(config) | _fields(config, _DEEPSEEK)
-    if config["norm_topk_prob"]:
+    found = _plain(config) | _fields(config, _DEEPSEEK) | _fields(config, _INDEXER)
+    if "n_routed_experts" not in config:  # Youtu: all layers are dense
+        found |= {"leading_dense_block_count": config["num_hidden_layers"], "expert_shared_count": 0}
+        found["expert_feed_forward_length"] = config["intermediate_size"]
+    if config.get("norm_topk_prob"):
         found["expert_weights_norm"] = True
+    beta = rope_parameters(config).get("llama_4_scaling_beta")
+    if beta is not None:
+        # llama.cpp's converter writes these from Mistral's own form of the configuration
+        found["attention.temperature_scale"] = beta
+        found["attention.temperature_length"] = rope_parameters(config)["original_max_position_embeddings"]
     mscale_all_dim = rope_parameters(config).get("mscale_all_dim")
     if mscale_all_dim is not None:
         found["rope.scaling.yarn_log_multiplier"] = 0.1 * mscale_all_dim

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType as Type
 
+from tests.support import mxfp4
 from tests.support.checkpoints import Checkpoint
 from tests.support.gguf_metadata import ARCHITECTURES, MLAForm, Value, metadata, rope_parameters
 from tests.support.layouts import head_dim, is_gemma
@@ -26,6 +27,7 @@ Floats = npt.NDArray[np.float32]
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _EXPERT = re.compile(r"(model\.layers\.\d+\.)(mlp|block_sparse_moe)\.experts\.(\d+)\.(\w+)\.weight")
+_GPT_OSS = re.compile(r"(model\.layers\.\d+\.mlp\.experts\.)(gate_up|down)_proj(_bias)?")
 _PROJECTIONS = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
 
 
@@ -47,7 +49,7 @@ def write_gguf(
     dtype : str
         Type of the matrices: ``F32``, ``F16``, ``BF16``, or a block type that the `gguf` package quantizes
         to (``Q8_0``, ``Q4_0``, ...). Norms, vectors and the router stay F32; rows that are no whole number
-        of blocks become F16.
+        of blocks become F16. Experts in MXFP4 stay what they are.
     mla : {"split", "kv_b"}
         DeepSeek's up-projections: `attn_k_b` and `attn_v_b`, or the older `attn_kv_b`.
     shards : int
@@ -62,9 +64,11 @@ def write_gguf(
     for key, value in metadata(checkpoint.config, mla).items():
         _write_value(writer, key, value)
     _write_tokenizer(writer, checkpoint.config)
+    packed = dict(_packed_experts(checkpoint))
     for name, tensor in tensors.items():
-        stored = stored_type(name, tensor, dtype)
-        writer.add_tensor(name, gguf.quants.quantize(tensor, stored), raw_dtype=stored)
+        stored = Type.MXFP4 if name in packed else stored_type(name, tensor, dtype)
+        raw = packed[name] if name in packed else gguf.quants.quantize(tensor, stored)
+        writer.add_tensor(name, raw, raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -79,11 +83,14 @@ def gguf_tensors(
 ) -> dict[str, Floats]:
     """Give the tensors of a GGUF file for a checkpoint's, all in float32, by their GGUF names."""
     architecture = ARCHITECTURES[config["model_type"]]
+    architecture = {"deepseek32": "glm-dsa"}.get(architecture, architecture)  # which the package lacks
     arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     name_map = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
     result = dict(_rope_tensors(config))
-    for name, tensor in _split_kv_b(config, _stack_experts(_without_mtp(config, tensors)), mla):
+    experts = _fuse_mistral4(config, _divide_gpt_oss(config, _stack_experts(_without_mtp(config, tensors))))
+    for name, tensor in _split_kv_b(config, experts, mla):
         source = name.replace("e_score_correction_bias", "e_score_correction.bias")
+        source = f"{source}.weight" if name.endswith(".sinks") else source
         target = name_map.get_name(source, try_suffixes=(".weight", ".bias"))
         if target is None:
             raise KeyError(f"{name} has no GGUF name in {architecture}")
@@ -119,11 +126,55 @@ def _stack_experts(tensors: Mapping[str, Floats]) -> Iterator[tuple[str, Floats]
         yield name, np.stack([stack[index] for index in range(len(stack))])
 
 
+def _divide_gpt_oss(
+    config: Mapping[str, Any], tensors: Iterable[tuple[str, Floats]]
+) -> Iterator[tuple[str, Floats]]:
+    """Part GPT-OSS's gate and up, whose columns take turns, and turn its (experts, in, out)."""
+    for name, tensor in tensors:
+        match = _GPT_OSS.fullmatch(name)
+        if config["model_type"] != "gpt_oss" or match is None:
+            yield name, tensor
+            continue
+        kind = "bias" if match[3] else "weight"
+        turned = tensor if kind == "bias" else tensor.swapaxes(1, 2)
+        parts = {"down": turned} if match[2] == "down" else {"gate": turned[:, ::2], "up": turned[:, 1::2]}
+        for part, values in parts.items():
+            yield f"{match[1]}{part}_proj.{kind}", values
+
+
+def _packed_experts(checkpoint: Checkpoint) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
+    """Give MXFP4's rows as GGML's blocks, by their GGUF names: no value is quantized anew."""
+    for stem, (blocks, exponents) in mxfp4.pairs(checkpoint.tensors).items():
+        match = _GPT_OSS.fullmatch(stem)
+        assert match is not None
+        rows = mxfp4.ggml_blocks(blocks, exponents)
+        layer = match[1].split(".")[2]
+        parts = {"down": rows} if match[2] == "down" else {"gate": rows[:, ::2], "up": rows[:, 1::2]}
+        for part, values in parts.items():
+            yield f"blk.{layer}.ffn_{part}_exps.weight", np.ascontiguousarray(values)
+
+
+def _fuse_mistral4(
+    config: Mapping[str, Any], tensors: Iterable[tuple[str, Floats]]
+) -> Iterator[tuple[str, Floats]]:
+    """Keep Mistral 4's gate and up in one tensor, as its checkpoints have them."""
+    gates: dict[str, Floats] = {}
+    for name, tensor in tensors:
+        if config["model_type"] != "mistral4" or ".mlp.experts." not in name or ".down_proj" in name:
+            yield name, tensor
+        elif ".gate_proj" in name:
+            gates[name.replace("gate_proj", "up_proj")] = tensor
+        else:
+            fused = np.concatenate([gates.pop(name), tensor], axis=1)
+            yield name.replace("up_proj", "gate_up_proj"), fused
+
+
 def _split_kv_b(
     config: Mapping[str, Any], tensors: Iterator[tuple[str, Floats]], mla: MLAForm
 ) -> Iterator[tuple[str, Floats]]:
+    keeps = mla == "kv_b" or config["model_type"] == "minicpm3"
     for name, tensor in tensors:
-        if mla == "kv_b" or not name.endswith("kv_b_proj.weight"):
+        if keeps or not name.endswith("kv_b_proj.weight"):
             yield name, tensor
             continue
         nope = config["qk_nope_head_dim"]

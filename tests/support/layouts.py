@@ -14,12 +14,16 @@ LOGIT_STD = 3.0
 
 @dataclass(frozen=True)
 class Fill:
-    """How one tensor is made: bell-shaped with `std`, or evenly from `span` where that is given."""
+    """How one tensor is made: bell-shaped with `std`, or evenly from `span` where that is given.
+
+    `bytes_within` are the least and the greatest of uint8 that is no number: MXFP4's codes and exponents.
+    """
 
     shape: tuple[int, ...]
     std: float = 0.0
     span: tuple[float, float] | None = None
     float32: bool = False
+    bytes_within: tuple[int, int] | None = None
 
 
 def layout(config: Config) -> dict[str, Fill]:
@@ -32,15 +36,22 @@ def layout(config: Config) -> dict[str, Fill]:
         # Its embeddings are scaled by sqrt(hidden_size). Small ones and a strong last norm keep the
         # prompt's own tokens from outweighing what the layers add.
         head_std, final_norm = 1.0 / hidden**0.5, Fill((hidden,), span=(LOGIT_STD - 1.4, LOGIT_STD - 0.6))
+    if config["model_type"] == "minicpm3":
+        head_std *= hidden / config["dim_model_base"]
     entries = [("model.embed_tokens.weight", Fill((vocab, hidden), head_std if tied else 1.0))]
-    for index in range(config["num_hidden_layers"]):
+    for index in range(n_layers(config)):
         entries += _layer(config, index)
     for index in range(config.get("num_nextn_predict_layers", 0)):
-        entries += _mtp_layer(config, config["num_hidden_layers"] + index)
+        entries += _mtp_layer(config, n_layers(config) + index)
     entries.append(("model.norm.weight", final_norm))
     if not tied:
         entries.append(("lm_head.weight", Fill((vocab, hidden), head_std)))
     return dict(entries)
+
+
+def n_layers(config: Config) -> int:
+    """Layers, as the checkpoint's names count them."""
+    return int(config["num_layers"] if "num_layers" in config else config["num_hidden_layers"])
 
 
 def is_gemma(config: Config) -> bool:
@@ -76,11 +87,16 @@ def _linear(out_features: int, in_features: int, gain: float = 1.0) -> Fill:
 
 def _branch_gain(config: Config) -> float:
     """Gain of the matrices that write to the residual stream."""
-    return float(3.0 / (2.0 * config["num_hidden_layers"]) ** 0.5)
+    # MiniCPM3 multiplies its embeddings by 12, which what the layers add must outweigh.
+    gain = 15.0 if config["model_type"] == "minicpm3" else 3.0
+    return float(gain / (2.0 * n_layers(config)) ** 0.5)
 
 
 def _layer(config: Config, index: int) -> Iterator[Entry]:
     prefix = f"model.layers.{index}."
+    if config["model_type"] == "longcat_flash":
+        yield from _double_layer(config, prefix)
+        return
     norms = ["input_layernorm", "post_attention_layernorm"]
     if is_gemma(config):
         norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
@@ -89,9 +105,47 @@ def _layer(config: Config, index: int) -> Iterator[Entry]:
     attention = _latent_attention if "kv_lora_rank" in config else _attention
     for name, fill in attention(config):
         yield f"{prefix}self_attn.{name}", fill
+    if has_indexer(config, index):
+        for name, fill in _indexer(config):
+            yield f"{prefix}self_attn.indexer.{name}", fill
     feed_forward = _experts if is_sparse(config, index) else _dense
     for name, fill in feed_forward(config):
         yield f"{prefix}{name}", fill
+
+
+def _double_layer(config: Config, prefix: str) -> Iterator[Entry]:
+    """Give LongCat-Flash's layer: twice attention and MLP, and experts (arXiv:2509.01322)."""
+    for part in (0, 1):
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            yield f"{prefix}{norm}.{part}.weight", _norm(config, config["hidden_size"])
+        for name, fill in _latent_attention(config):
+            yield f"{prefix}self_attn.{part}.{name}", fill
+        for name, fill in _mlp(config, config["ffn_hidden_size"], _LLAMA_MLP):
+            yield f"{prefix}mlps.{part}.{name}", fill
+    experts, zero = config["n_routed_experts"], config["zero_expert_num"]
+    yield f"{prefix}mlp.router.classifier.weight", _linear(experts + zero, config["hidden_size"], 1.5)
+    yield f"{prefix}mlp.router.e_score_correction_bias", Fill((experts + zero,), 0.1, float32=True)
+    for expert in range(experts):
+        for name, fill in _mlp(config, config["expert_ffn_hidden_size"], _LLAMA_MLP):
+            yield f"{prefix}mlp.experts.{expert}.{name}", fill
+
+
+def has_indexer(config: Config, index: int) -> bool:
+    """Whether a layer of sparse attention chooses keys itself, and does not take an earlier layer's."""
+    if "index_topk" not in config:
+        return False
+    frequency, offset = config.get("index_topk_freq", 1), config.get("index_skip_topk_offset", 2)
+    return bool(max(index - offset + 1, 0) % frequency == 0)
+
+
+def _indexer(config: Config) -> Iterator[Entry]:
+    """Give the lightning indexer of DeepSeek-V3.2 (arXiv:2512.02556)."""
+    heads, width = config["index_n_heads"], config["index_head_dim"]
+    yield "wq_b.weight", _linear(heads * width, config["q_lora_rank"])
+    yield "wk.weight", _linear(width, config["hidden_size"])
+    yield "k_norm.weight", _norm(config, width)
+    yield "k_norm.bias", Fill((width,), 0.5)
+    yield "weights_proj.weight", _linear(heads, config["hidden_size"])
 
 
 def _mtp_layer(config: Config, index: int) -> Iterator[Entry]:
@@ -120,6 +174,8 @@ def _attention(config: Config) -> Iterator[Entry]:
     yield "o_proj.weight", _linear(hidden, queries, _branch_gain(config))
     if config.get("attention_bias"):
         yield "o_proj.bias", Fill((hidden,), 0.5)
+    if config["model_type"] == "gpt_oss":
+        yield "sinks", Fill((config["num_attention_heads"],), 1.5)
     if config["model_type"] in {"qwen3", "qwen3_moe", "gemma3_text"}:
         # Above one, so that attention is sharp enough for its rotation to matter.
         span = (0.0, 1.0) if is_gemma(config) else (1.0, 2.0)
@@ -131,7 +187,8 @@ def _latent_attention(config: Config) -> Iterator[Entry]:
     """Give DeepSeek's Multi-head Latent Attention (arXiv:2405.04434, section 2.1)."""
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     q_rank, kv_rank = config["q_lora_rank"], config["kv_lora_rank"]
-    nope, rope, value = (config[f"{n}_head_dim"] for n in ("qk_nope", "qk_rope", "v"))
+    nope, rope = config["qk_nope_head_dim"], config["qk_rope_head_dim"]
+    value = config.get("v_head_dim", hidden // heads)
     if q_rank is None:
         yield "q_proj.weight", _linear(heads * (nope + rope), hidden, 1.3)
     else:
@@ -170,7 +227,28 @@ def _dense(config: Config) -> Iterator[Entry]:
         yield f"mlp.{name}", fill
 
 
+def _packed_experts(config: Config) -> Iterator[Entry]:
+    """Give GPT-OSS's: rows of gate and up in turns, codes and exponents of MXFP4, biases.
+
+    Exponents are such that a gate has a standard deviation of 4, and is often beyond the limit of 7.
+    """
+    hidden, width, count = config["hidden_size"], config["intermediate_size"], n_experts(config)
+    yield "mlp.router.weight", _linear(count, hidden, 1.5)
+    yield "mlp.router.bias", Fill((count,), 0.5)
+    for name, rows, columns, exponents in (
+        ("gate_up", 2 * width, hidden, (123, 125)),
+        ("down", hidden, width, (115, 117)),
+    ):
+        stem = f"mlp.experts.{name}_proj"
+        yield f"{stem}_bias", Fill((count, rows), 0.5)
+        yield f"{stem}_blocks", Fill((count, rows, columns // 32, 16), bytes_within=(0, 255))
+        yield f"{stem}_scales", Fill((count, rows, columns // 32), bytes_within=exponents)
+
+
 def _experts(config: Config) -> Iterator[Entry]:
+    if config["model_type"] == "gpt_oss":
+        yield from _packed_experts(config)
+        return
     mixtral = config["model_type"] == "mixtral"
     block = "block_sparse_moe" if mixtral else "mlp"
     count = n_experts(config)

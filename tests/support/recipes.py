@@ -149,6 +149,14 @@ _RECIPES: Final = (
         )
         | {"model_type": "kimi_k2"},
     ),
+    Recipe("glm4_moe_lite", 18, configs.glm4_moe_lite(num_nextn_predict_layers=1)),
+    Recipe("mistral4", 229, configs.mistral4()),
+    Recipe("youtu", 2, configs.youtu()),
+    Recipe("minicpm3", 3, configs.minicpm3()),
+    Recipe("longcat_flash", 4, configs.longcat_flash(), "llama.cpp does not have the architecture"),
+    Recipe("deepseek_v32", 1, configs.deepseek_v32()),
+    Recipe("glm_moe_dsa", 13, configs.glm_moe_dsa()),
+    Recipe("gpt_oss", 46, configs.gpt_oss()),
 )
 
 RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType({recipe.name: recipe for recipe in _RECIPES})

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from safetensors.numpy import save_file
 
+from tests.support import mxfp4
 from tests.support.checkpoints import SCALE_SUFFIX, Checkpoint, config_v5
-from tests.support.random_weights import Array
+from tests.support.random_weights import BFLOAT16, Array
 from tests.support.tokenizer import tokenizer_config, tokenizer_json
 
 Form = Literal["hub", "v5"]
@@ -45,7 +46,8 @@ def write_safetensors(
     experts : {"each", "fused", "mixed"}
         One tensor per expert and projection; or transformers 5's stacks `mlp.experts.gate_up_proj`
         (n_experts, 2 * intermediate, hidden), gate rows first, and `mlp.experts.down_proj` (n_experts,
-        hidden, intermediate); or the stacks in every other layer.
+        hidden, intermediate); or the stacks in every other layer. GPT-OSS's experts are always stacked: here
+        in MXFP4, or as its module has them, bfloat16 and transposed.
     """
     directory.mkdir(parents=True, exist_ok=True)
     config = checkpoint.config if form == "hub" else config_v5(checkpoint.name)
@@ -74,6 +76,8 @@ def write_weights(tensors: Mapping[str, Array], directory: Path, *, shards: int 
 
 def fuse_experts(tensors: Mapping[str, Array], experts: Experts) -> dict[str, Array]:
     """Stack the experts of all layers, of every other one, or of none, as transformers 5's modules do."""
+    if mxfp4.pairs(tensors):
+        return _unpacked(tensors, experts)
     result: dict[str, Array] = {}
     stacks: dict[str, dict[str, dict[int, Array]]] = {}
     for name, tensor in tensors.items():
@@ -90,6 +94,17 @@ def fuse_experts(tensors: Mapping[str, Array], experts: Experts) -> dict[str, Ar
     for prefix, projections in stacks.items():
         result |= {prefix + name: stack for name, stack in _fused(projections).items()}
     return result
+
+
+def _unpacked(tensors: Mapping[str, Array], experts: Experts) -> dict[str, Array]:
+    """Unpack MXFP4 in all layers, in every other one, or in none."""
+    kept: dict[str, Array] = {}
+    chosen: dict[str, Array] = {}
+    for name, tensor in tensors.items():
+        layer = re.match(r"model\.layers\.(\d+)\.", name)
+        stays = layer is None or experts == "each" or (experts == "mixed" and int(layer[1]) % 2)
+        (kept if stays else chosen)[name] = tensor
+    return kept | mxfp4.unpacked(chosen, BFLOAT16)
 
 
 def _fused(projections: Mapping[str, Mapping[int, Array]]) -> dict[str, Array]:

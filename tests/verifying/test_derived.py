@@ -150,9 +150,26 @@ def test_a_tokenizer_of_gguf_that_was_edited(store: Path) -> None:
 
 def test_a_tokenizer_that_was_left_out(store: Path) -> None:
     shutil.rmtree(store / "tokenizer")
-    reseal(store, lambda document: document.update(files=[]))
+    reseal(store, lambda document: document.update(files=["source/gguf-metadata.json"]))
     fault = only_fault(store, EXAMPLE)
     assert (fault.kind, fault.path) == ("source_tokenizer", "tokenizer/gguf.json")
+
+
+def test_metadata_of_gguf_that_were_edited(store: Path) -> None:
+    path = store / "source/gguf-metadata.json"
+    edit(path, lambda document: document["metadata"][0].update(value="another"))
+    seal(store)
+    fault = only_fault(store, EXAMPLE)
+    assert (fault.kind, fault.path) == ("source_file", "source/gguf-metadata.json")
+
+
+def test_metadata_of_gguf_that_were_left_out(store: Path) -> None:
+    """As in a store of a build that did not keep them: no fault, but said."""
+    shutil.rmtree(store / "source")
+    reseal(store, lambda document: document.update(files=["tokenizer/gguf.json"]))
+    found = verify(store, EXAMPLE)
+    assert found.faults == ()
+    assert [note for note in found.notes if "an older build's" in note]
 
 
 def test_a_file_of_a_tokenizer_that_was_edited(tmp_path: Path, stores: Stores) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -10,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 import wvindex
 from tests.hostile import gguf_faults
+from tests.support.changed_sources import changed, load_raw
 from tests.support.checkpoints import GOLDEN_DIR, checkpoint
 from tests.support.cli import EXAMPLE
 from tests.support.safetensors_writer import write_safetensors
@@ -45,6 +44,11 @@ SAFETENSORS: list[tuple[str, dict[str, Any]]] = [
     ("deepseek_v3-fp8", {}),
     ("deepseek_v3-fp8", {"mla": "keep", "link": True}),
     ("deepseek_v3-fp8", CASTS),
+    ("gpt_oss", {}),
+    ("gpt_oss", {"dtype": "float16", "link": True}),
+    ("glm_moe_dsa", {"mla": "keep"}),
+    ("mistral4", {}),
+    ("longcat_flash", CASTS),
 ]
 
 GGUF: list[tuple[str, str, dict[str, Any]]] = [
@@ -56,6 +60,9 @@ GGUF: list[tuple[str, str, dict[str, Any]]] = [
     ("deepseek_v3", "Q8_0", {"link": True}),
     ("deepseek_v3", "BF16", {"mla": "keep"}),
     ("deepseek_v3", "Q8_0", {"mla": "keep", "dtype": "float16"}),
+    ("gpt_oss", "BF16", {}),
+    ("mistral4", "Q8_0", {}),
+    ("deepseek_v32", "F32", {}),
 ]
 
 
@@ -87,9 +94,10 @@ class TestASoundStore:
         source = stores.gguf(name, "split", dtype)
         require_all_compared(verify(stores.build(source, **options), source), "gguf package")
 
+    @pytest.mark.parametrize("name", ["deepseek_v3-fp8", "gpt_oss"])
     @pytest.mark.parametrize("experts", ["fused", "mixed"])
-    def test_of_fused_experts(self, stores: Stores, experts: Any) -> None:
-        source = stores.safetensors("deepseek_v3-fp8", "v5", experts)
+    def test_of_fused_experts(self, stores: Stores, name: str, experts: Any) -> None:
+        source = stores.safetensors(name, "v5", experts)
         require_all_compared(verify(stores.build(source), source), "safetensors and ml_dtypes")
 
     def test_of_shards(self, stores: Stores) -> None:
@@ -118,35 +126,6 @@ def deepseek(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     directory = tmp_path_factory.mktemp("deepseek")
     source = write_safetensors(checkpoint("deepseek_v3-fp8"), directory / "model")
     return source, seal(wvindex.build(source, directory / "x.zarr"))
-
-
-def changed(source: Path, tmp_path: Path, name: str, change: Callable[[Any], None]) -> Path:
-    """Give a copy of a checkpoint of one file, of the same header and time of change, but for one tensor."""
-    copy = Path(shutil.copytree(source, tmp_path / "changed"))
-    file = copy / "model.safetensors"
-    status, tensors = file.stat(), load_raw(file)
-    change(tensors[name])
-    header = file.read_bytes()[: 8 + int.from_bytes(file.read_bytes()[:8], "little")]
-    with file.open("r+b") as opened:
-        opened.seek(len(header))
-        for tensor in tensors.values():
-            opened.write(tensor.tobytes())
-    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    return copy
-
-
-def load_raw(file: Path) -> dict[str, Any]:
-    """Read tensors in the order in which they lie in the file, with nothing but JSON and NumPy."""
-    data = file.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    dtypes = {"BF16": ml_dtypes.bfloat16, "F8_E4M3": ml_dtypes.float8_e4m3fn, "F32": np.float32}
-    found = {}
-    header = json.loads(data[8 : 8 + length])
-    header.pop("__metadata__", None)
-    for name, about in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        start, stop = (8 + length + offset for offset in about["data_offsets"])
-        found[name] = np.frombuffer(data[start:stop], dtypes[about["dtype"]]).reshape(about["shape"]).copy()
-    return found
 
 
 ATTENTION = "model.layers.0.self_attn"
@@ -241,6 +220,7 @@ class TestAChangedSource:
         assert kinds == [
             ("source_changed", None),
             ("source_changed", None),
+            ("source_file", None),
             ("ledger", "other"),
             ("source_tensor", "model.layers.0.input_layernorm.weight"),
             ("source_bytes", "model.norm.weight"),
@@ -251,7 +231,8 @@ class TestAChangedSource:
         source, store = deepseek
         copy = Path(shutil.copytree(source, tmp_path / "copy"))
         edit(copy / "config.json", lambda config: config.update(rms_norm_eps=0.5))
-        recorded, derived = verify(store, copy).faults
+        recorded, derived, kept = verify(store, copy).faults
+        assert (kept.kind, kept.path) == ("source_file", "source/config.json")
         assert (recorded.kind, recorded.expected) == ("source_config", "rms_norm_eps: 0.5")
         assert (derived.kind, derived.expected) == ("source_catalog", "config.rms_norm_eps: 0.5")
 

@@ -137,6 +137,7 @@ class TestASoundStore:
         ]
         assert {(one.what, one.subject) for one in found.unchecked} == {
             ("checksum", "catalog.json"),
+            ("checksum", "source/gguf-metadata.json"),
             ("checksum", "tokenizer/gguf.json"),
         }
 

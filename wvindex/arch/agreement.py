@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from wvindex.arch.config import ModelConfig
@@ -14,11 +15,16 @@ from wvindex.sources.base import Source, TensorInfo
 _EMBEDDING: Final = re.compile(
     r"token_embd\.weight|(model\.|language_model\.)*embed_tokens\.weight",
 )
-_ROUTED: Final = re.compile(r"(?:blk|.*\blayers)\.(\d+)\.(?:ffn_gate_exps|mlp\.experts)\..*")
+_ROUTED: Final = re.compile(r"(?:blk|.*\blayers)\.(\d+)\.(?:ffn_gate_exps|mlp\.experts)\..*", re.DOTALL)
 _DENSE: Final = re.compile(r"(?:blk|.*\blayers)\.(\d+)\.(?:ffn_gate|mlp\.gate_proj)\.weight")
 _SHARED: Final = re.compile(
     r"(?:blk|.*\blayers)\.\d+\.(?:ffn_gate_shexp|mlp\.shared_experts\.gate_proj)\.weight"
 )
+
+# A name of a hundred thousand ends as one of these before a pattern looks at it.
+_EMBEDDING_ENDS: Final = ("token_embd.weight", "embed_tokens.weight")
+_DENSE_ENDS: Final = (".ffn_gate.weight", ".mlp.gate_proj.weight")
+_SHARED_ENDS: Final = (".ffn_gate_shexp.weight", ".mlp.shared_experts.gate_proj.weight")
 
 
 def require_agreement(source: Source, f: Fields, config: ModelConfig) -> None:
@@ -52,7 +58,9 @@ def require_agreement(source: Source, f: Fields, config: ModelConfig) -> None:
 def require_vocabulary(source: Source, stated: object) -> None:
     """Refuse a ``vocab_size`` of 0, or of more than the embedding has rows."""
     for info in source.tensors():
-        if not isinstance(stated, int) or not info.shape or not _EMBEDDING.fullmatch(info.hub_name):
+        if not info.hub_name.endswith(_EMBEDDING_ENDS) or not _EMBEDDING.fullmatch(info.hub_name):
+            continue
+        if not isinstance(stated, int) or not info.shape:
             continue
         if not 0 < stated <= info.shape[0] and _has_its_own_shape(info):
             raise _error(info, "vocab_size", f"1 to {info.shape[0]}, the embedding's rows", stated)
@@ -60,12 +68,9 @@ def require_vocabulary(source: Source, stated: object) -> None:
 
 def _require_leading_dense(source: Source, stated: int) -> None:
     """Layers from `stated` on have experts, and none before."""
-    experts: dict[int, TensorInfo] = {}
-    dense: dict[int, TensorInfo] = {}
-    for info in source.tensors():
-        for pattern, layers in ((_ROUTED, experts), (_DENSE, dense)):
-            if match := pattern.fullmatch(info.hub_name):
-                layers.setdefault(int(match[1]), info)
+    tensors = source.tensors()
+    experts = _by_layer(_ROUTED, _one_a_module(tensors))
+    dense = _by_layer(_DENSE, (info for info in tensors if info.hub_name.endswith(_DENSE_ENDS)))
     least, most = max(dense, default=-1) + 1, min(experts, default=stated)
     if experts and most < stated and least <= most:
         raise _error(experts[most], "first_k_dense_replace", _range(least, most), stated)
@@ -74,13 +79,36 @@ def _require_leading_dense(source: Source, stated: int) -> None:
         raise _error(dense[least - 1], "first_k_dense_replace", expected, stated)
 
 
+def _one_a_module(tensors: Iterable[TensorInfo]) -> Iterator[TensorInfo]:
+    """Give the first tensor of each ``mlp.experts``, not all of its hundreds, and every stack of GGUF's."""
+    seen: set[str] = set()
+    for info in tensors:
+        module, separator, _ = info.hub_name.rpartition(".mlp.experts.")
+        if separator and module not in seen:
+            seen.add(module)
+            yield info
+        elif not separator and ".ffn_gate_exps." in info.hub_name:
+            yield info
+
+
+def _by_layer(pattern: re.Pattern[str], tensors: Iterable[TensorInfo]) -> dict[int, TensorInfo]:
+    """Give the first tensor of each layer whose name a pattern matches."""
+    layers: dict[int, TensorInfo] = {}
+    for info in tensors:
+        if match := pattern.fullmatch(info.hub_name):
+            layers.setdefault(int(match[1]), info)
+    return layers
+
+
 def _range(least: int, most: int) -> str:
     return str(most) if least == most else f"{least} to {most}"
 
 
 def _require_shared(source: Source, stated: int, width: int) -> None:
     for info in source.tensors():
-        if not _SHARED.fullmatch(info.hub_name) or len(info.shape) != 2 or not _has_its_own_shape(info):
+        if not info.hub_name.endswith(_SHARED_ENDS) or not _SHARED.fullmatch(info.hub_name):
+            continue
+        if len(info.shape) != 2 or not _has_its_own_shape(info):
             continue
         if info.shape[0] != stated * width:
             expected = f"{info.shape[0] / width:g}, for {info.shape[0]} rows of experts of {width}"

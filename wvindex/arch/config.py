@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 LayerType = Literal["full_attention", "sliding_attention"]
+
+_YOUNGER: Final = frozenset(
+    {
+        *("attn_temperature_scale", "attn_temperature_length", "index_topk"),
+        *("n_zero_experts", "shortcut", "swiglu_limit", "swiglu_alpha"),
+        *("q_lora_scale", "kv_lora_scale"),
+    }
+)
+"""Fields that format 1's first stores did not have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +62,15 @@ class MoE:
     topk_method : {"greedy", "group_limited_greedy", "noaux_tc"}
         How groups are scored: ``group_limited_greedy`` by their best expert, ``noaux_tc`` by the sum
         of their best two, with `e_score_correction_bias` added for the choice alone.
+    n_zero_experts : int
+        Experts without weights, numbered after the routed ones, which give back what they are given
+        (LongCat-Flash, arXiv:2509.01322: zero-computation experts).
+    shortcut : bool
+        Whether experts stand beside a layer's dense MLP, on the same input, and what they give is added to
+        the residual stream after the next layer (the same: shortcut-connected experts).
+    swiglu_limit : float or None
+        Where given, experts compute ``(up + 1) * gate * sigmoid(swiglu_alpha * gate)``, gate clamped from
+        above and up on both sides (GPT-OSS).
     """
 
     n_routed_experts: int
@@ -62,6 +83,10 @@ class MoE:
     n_group: int = 1
     topk_group: int = 1
     routed_scaling_factor: float = 1.0
+    n_zero_experts: int = 0
+    shortcut: bool = False
+    swiglu_limit: float | None = None
+    swiglu_alpha: float = 1.702
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +101,8 @@ class MLA:
         Epsilon of the RMSNorms between the factors; the family's own, not `rms_norm_eps`.
     interleaved_rope : bool
         Whether the rope rows come as interleaved pairs (DeepSeek) and must become half-split.
+    q_lora_scale, kv_lora_scale : float
+        Multiply what the norms between the factors give (LongCat-Flash).
     """
 
     q_lora_rank: int | None
@@ -85,6 +112,8 @@ class MLA:
     v_head_dim: int
     norm_eps: float = 1e-6
     interleaved_rope: bool = True
+    q_lora_scale: float = 1.0
+    kv_lora_scale: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +143,14 @@ class ModelConfig:
         ``factored`` where the projections are kept as low-rank factors, which the forward pass does not run.
     mla : MLA or None
         The low-rank geometry that the source had, also after absorption.
+    attn_temperature_scale : float
+        Multiplies the query at position p by ``1 + scale * log(1 + floor(p / attn_temperature_length))``
+        (Llama 4's and Mistral 4's temperature tuning); 0 where it does not.
+    attn_temperature_length : int or None
+        Positions between the steps of that temperature.
+    index_topk : int or None
+        Keys that a sparse attention's indexer leaves for each query. The forward pass attends to all, which
+        is the same for as many tokens, and takes no more.
     """
 
     model_type: str
@@ -147,10 +184,21 @@ class ModelConfig:
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     refuses_to_run: tuple[str, ...] = ()
+    attn_temperature_scale: float = 0.0
+    attn_temperature_length: int | None = None
+    index_topk: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Give plain JSON values; `from_json` reads them back to an equal object."""
-        return asdict(self)
+        """Give plain JSON values; `from_json` reads them back to an equal object.
+
+        Fields that are younger than the store's format are written only where they say something, so that
+        the catalogs of other models stay as they were.
+        """
+        values = _without_silent(asdict(self), self)
+        for name, part in (("moe", self.moe), ("mla", self.mla)):
+            if part is not None:
+                values[name] = _without_silent(values[name], part)
+        return values
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelConfig:
@@ -162,6 +210,11 @@ class ModelConfig:
             **_tuples(values)
             | {"rope": ropes, "moe": MoE(**moe) if moe else None, "mla": MLA(**mla) if mla else None}
         )
+
+
+def _without_silent(values: dict[str, Any], described: DataclassInstance) -> dict[str, Any]:
+    silent = {f.name for f in fields(described) if f.name in _YOUNGER and values[f.name] == f.default}
+    return {name: value for name, value in values.items() if name not in silent}
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:

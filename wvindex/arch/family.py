@@ -15,9 +15,9 @@ RawMetadata = Mapping[str, Any]
 HubForm = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
-    """One model family.
+    """One model family. Two are never equal: what is worked out of one may be cached by it.
 
     Attributes
     ----------
@@ -34,8 +34,19 @@ class Family:
         Completes, in place, the hub form made from GGUF metadata.
     renames : sequence of (pattern, replacement)
         Regular expressions on the part of a Hugging Face name after ``model.layers.N.``.
+    hub_names : sequence of (pattern, replacement)
+        What undoes `renames`: regular expressions on the part of a standard name after
+        ``model.layers.N.``, one expert's name for its part of a stack.
     splits : mapping of str to tuple of str
         Fused projections and the standard roles whose rows they hold, in order.
+    interleaved : bool
+        Whether the rows of a fused gate and up projection alternate, and do not follow each other.
+    transposed_experts : bool
+        Whether plain stacks of experts lie [experts, in, out], as the family's module has them.
+    mxfp4_experts : bool
+        Whether stacks of experts may come as ``X_blocks`` and ``X_scales`` (see `wvindex.arch.mxfp4`).
+    sublayers : int
+        Layers here to a layer of the source; the group ``sublayer`` of a pattern in `renames` tells which.
     gguf_permuted : bool
         Whether llama.cpp's converter permutes Q and K rows for interleaved rotary embedding.
     gguf_norm_offset : float
@@ -49,7 +60,12 @@ class Family:
     gguf_claims: Callable[[RawMetadata], bool] = lambda metadata: True
     gguf_fields: Callable[[HubForm, RawMetadata], None] | None = None
     renames: Sequence[tuple[str, str]] = ()
+    hub_names: Sequence[tuple[str, str]] = ()
     splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    interleaved: bool = False
+    transposed_experts: bool = False
+    mxfp4_experts: bool = False
+    sublayers: int = 1
     gguf_permuted: bool = False
     gguf_norm_offset: float = 0.0
 
@@ -85,6 +101,9 @@ def decoder_config(
     head_dim = head_dim or f.integer("head_dim", hidden // heads)
     kinds = tuple(layer_types) if layer_types is not None else stated_layer_types(f, layers)
     ropes, refusals = _ropes(f, kinds, rope_head_dim or head_dim)
+    for one in ropes.values():
+        if rope_head_dim is not None and one.rotary_dim != rope_head_dim:
+            raise f.error("partial_rotary_factor", f"{rope_head_dim} rotary dimensions", one.rotary_dim)
     f.integer_or_none("vocab_size")  # if it is there it is a count
     common: dict[str, Any] = {
         "num_key_value_heads": f.integer("num_key_value_heads", heads),
@@ -141,9 +160,11 @@ def moe(f: Fields, *experts: str, width: str = "moe_intermediate_size", **specia
     )
     if routing.n_routed_experts > MAX_EXPERTS:
         raise f.error(count, f"at most {MAX_EXPERTS}", routing.n_routed_experts)
-    if routing.num_experts_per_tok > routing.n_routed_experts:
+    if routing.num_experts_per_tok > routing.n_routed_experts + routing.n_zero_experts:
         raise f.error(
-            "num_experts_per_tok", f"at most {routing.n_routed_experts}", routing.num_experts_per_tok
+            "num_experts_per_tok",
+            f"at most {routing.n_routed_experts + routing.n_zero_experts}",
+            routing.num_experts_per_tok,
         )
     if not routing.n_group or routing.n_routed_experts % routing.n_group:
         raise f.error("n_group", f"a divisor of {routing.n_routed_experts} experts", routing.n_group)

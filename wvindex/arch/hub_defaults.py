@@ -54,6 +54,49 @@ MODEL: Final[Mapping[str, Mapping[str, Any]]] = {
         "norm_topk_prob": True,
     },
     "minicpm3": {**_EPS_5, "tie_word_embeddings": True},
+    "glm4_moe_lite": {
+        **_EPS_5,
+        "n_group": 1,
+        "topk_group": 1,
+        "routed_scaling_factor": 1.8,
+        "norm_topk_prob": True,
+    },
+    "mistral4": {
+        **_EPS_6,
+        "first_k_dense_replace": 0,
+        "n_group": 1,
+        "topk_group": 1,
+        "routed_scaling_factor": 1.0,
+        "norm_topk_prob": True,
+    },
+    "youtu": {**_EPS_6, "tie_word_embeddings": True},
+    "longcat_flash": {**_EPS_5, "rope_theta": 1e7},
+    "deepseek_v32": {
+        **_EPS_6,
+        "n_group": 8,
+        "topk_group": 4,
+        "routed_scaling_factor": 2.5,
+        "norm_topk_prob": True,
+        "index_topk": 2048,
+    },
+    "glm_moe_dsa": {
+        **_EPS_5,
+        "n_group": 1,
+        "topk_group": 1,
+        "routed_scaling_factor": 2.5,
+        "norm_topk_prob": True,
+        "index_topk": 2048,
+    },
+    "gpt_oss": {
+        **_EPS_5,
+        "head_dim": 64,
+        "num_key_value_heads": 8,
+        "num_experts_per_tok": 4,
+        "sliding_window": 128,
+        "rope_theta": 150000.0,
+        "swiglu_alpha": 1.702,
+        "swiglu_limit": 7.0,
+    },
 }
 """By ``model_type``, what says how a model computes."""
 
@@ -97,13 +140,30 @@ SHAPE: Final[Mapping[str, Mapping[str, Any]]] = {
         "n_shared_experts": 1,
         "num_experts_per_tok": 8,
     },
+    "mistral4": {
+        "kv_lora_rank": 256,
+        "q_lora_rank": 1024,
+        "qk_rope_head_dim": 64,
+        "qk_nope_head_dim": 64,
+        "v_head_dim": 128,
+        "vocab_size": 131072,
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "moe_intermediate_size": 2048,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "n_routed_experts": 128,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 4,
+        "max_position_embeddings": 1048576,
+    },
 }
 """By ``model_type``, how large a model is. For language models nested in another's configuration, which keep
 only what differs from the class; a configuration of its own says how large it is."""
 
 _LAYERS_AND_HEADS: Final = {"num_hidden_layers": 32, "num_attention_heads": 32}
 
-_SAME: Final = {"gemma3": "gemma3_text", "kimi_k2": "deepseek_v3"}
+_SAME: Final = {"gemma3": "gemma3_text", "kimi_k2": "deepseek_v3", "youtu_llm": "youtu"}
 
 
 def hub_defaults(model_type: str, *, nested: bool) -> Mapping[str, Any]:

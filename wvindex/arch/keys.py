@@ -24,6 +24,7 @@ LAYER_MODULES: Final = (
     *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm")),
     *(f"self_attn.{name}" for name in ("q_a_proj", "q_a_layernorm", "q_b_proj", "kv_a_proj_with_mqa")),
     *(f"self_attn.{name}" for name in ("kv_a_layernorm", "kv_b_proj", "k_b_proj", "v_b_proj")),
+    *(f"self_attn.indexer.{name}" for name in ("wq_b", "wk", "k_norm", "weights_proj")),
     "post_attention_layernorm",
     "pre_feedforward_layernorm",
     "post_feedforward_layernorm",
@@ -47,8 +48,16 @@ FUSED_LATENT_NAMES: Final = (f"{FUSED_LATENT}_with_mqa", FUSED_LATENT)
 
 CORRECTION_BIAS: Final = "mlp.gate.e_score_correction_bias"
 
+SINKS: Final = "self_attn.sinks"
+
+PARAMETERS: Final[Mapping[str, tuple[str, str]]] = {
+    CORRECTION_BIAS: ("mlp.gate.e_score_correction", "bias"),
+    SINKS: ("self_attn.sinks", "weight"),
+}
+"""Roles of tensors that are no module's weight or bias; TensorNameMap's name for them, and what GGUF adds."""
+
 STANDARD_ROLES: Final = frozenset(
-    {f"{module}.{kind}" for module in LAYER_MODULES for kind in ("weight", "bias")} | {CORRECTION_BIAS}
+    {f"{module}.{kind}" for module in LAYER_MODULES for kind in ("weight", "bias")} | set(PARAMETERS)
 )
 """Everything that may stand after ``model.layers.N.`` in a standard key."""
 
@@ -56,6 +65,10 @@ STANDARD_ROOTS: Final = frozenset(
     f"{module}.{kind}" for module in ROOT_MODULES for kind in ("weight", "bias")
 )
 """Standard keys outside the layers."""
+
+
+SAME_NAMES: Final[Mapping[str, str]] = {"deepseek32": "glm-dsa"}
+"""Architectures that the package's release may lack, and one that has the same names for the same tensors."""
 
 
 def split_layer(key: str) -> tuple[int | None, str]:
@@ -82,6 +95,14 @@ def gguf_name(key: str, arch: str) -> str | None:
         return _root_names(arch).get(key)
     name = _layer_names(arch).get(role)
     return f"blk.{layer}.{name}" if name else None
+
+
+def fused_gguf_name(key: str, arch: str) -> str | None:
+    """Give GGUF's name of a tensor of a fused module (``self_attn.qkv_proj``); None where it has none."""
+    layer, role = split_layer(key)
+    module, _, kind = role.rpartition(".")
+    name = _module_names(arch).get(f"model.layers.0.{module}")
+    return f"blk.{layer}.{name.removeprefix('blk.0.')}.{kind}" if name and layer is not None else None
 
 
 def standard_key(name: str, arch: str, fused: tuple[str, ...] = ()) -> str | None:
@@ -125,9 +146,10 @@ def _layer_names(arch: str) -> Mapping[str, str]:
             names |= {
                 f"{module}.{kind}": f"{name.removeprefix('blk.0.')}.{kind}" for kind in ("weight", "bias")
             }
-    correction = table.get("model.layers.0.mlp.gate.e_score_correction")
-    if correction is not None:
-        names[CORRECTION_BIAS] = f"{correction.removeprefix('blk.0.')}.bias"
+    for role, (module, kind) in PARAMETERS.items():
+        name = table.get(f"model.layers.0.{module}")
+        if name is not None:
+            names[role] = f"{name.removeprefix('blk.0.')}.{kind}"
     return names
 
 
@@ -146,5 +168,6 @@ def _module_names(arch: str) -> Mapping[str, str]:
     import gguf
 
     known = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
+    arch = arch if arch in known else SAME_NAMES.get(arch, arch)
     table = gguf.get_tensor_name_map(known[arch], 1).mapping if arch in known else {}
     return {source: target for source, (_, target) in table.items()}

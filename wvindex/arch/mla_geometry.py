@@ -13,8 +13,11 @@ from wvindex.arch.rope import rope_fields, yarn_mscale, yarn_mscale_field
 RANKS_AND_DIMS = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 
 
-def mla(f: Fields, *, interleaved_rope: bool = True) -> MLA:
+def mla(f: Fields, *, interleaved_rope: bool = True, scaled: tuple[bool, bool] = (False, False)) -> MLA:
     """Read the ranks and head dimensions.
+
+    `scaled` is whether what the norms of Q and of K and V give is multiplied by
+    ``sqrt(hidden_size / rank)``, as in LongCat-Flash (arXiv:2509.01322: scale correction).
 
     The norms between the factors have an epsilon of 1e-6 whatever ``rms_norm_eps`` says, as in
     transformers, where they are made without it.
@@ -32,8 +35,26 @@ def mla(f: Fields, *, interleaved_rope: bool = True) -> MLA:
     return MLA(
         q_lora_rank=f.integer_or_none("q_lora_rank") or None,
         interleaved_rope=interleaved_rope,
+        q_lora_scale=_lora_scale(f, "q_lora_rank") if scaled[0] else 1.0,
+        kv_lora_scale=_lora_scale(f, "kv_lora_rank") if scaled[1] else 1.0,
         **{name: f.integer(name) for name in RANKS_AND_DIMS},
     )
+
+
+def _lora_scale(f: Fields, rank: str) -> float:
+    return (f.integer("hidden_size") / f.integer(rank)) ** 0.5 if f.raw.get(rank) else 1.0
+
+
+def attn_temperature(f: Fields) -> dict[str, Any]:
+    """Give the fields of ModelConfig that sharpen queries by their position, where there is such a scale."""
+    scale = f.number("attn_temperature_scale", 0.0)
+    if not scale:
+        return {}
+    length = f.integer("attn_temperature_length")
+    if scale < 0 or length == 0:
+        wrong = "attn_temperature_scale" if scale < 0 else "attn_temperature_length"
+        raise f.error(wrong, "a positive number", f.raw[wrong])
+    return {"attn_temperature_scale": scale, "attn_temperature_length": length}
 
 
 def mla_overrides(f: Fields, geometry: MLA) -> dict[str, Any]:
@@ -78,6 +99,8 @@ def mla_gguf_fields(hub: HubForm, metadata: RawMetadata) -> None:
     if isinstance(key_length, int) and isinstance(rope_dim, int):
         hub["qk_nope_head_dim"] = key_length - rope_dim
     hub["v_head_dim"] = value_length
+    hub["attn_temperature_scale"] = metadata.get("attention.temperature_scale")
+    hub["attn_temperature_length"] = metadata.get("attention.temperature_length")
     hub.pop("head_dim", None)
     hub.pop("partial_rotary_factor", None)
     scaling = hub.get("rope_scaling")

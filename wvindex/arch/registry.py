@@ -10,15 +10,22 @@ from wvindex.arch.config import ModelConfig
 from wvindex.arch.families import (
     deepseek_v2,
     deepseek_v3,
+    deepseek_v32,
     gemma2,
     gemma3,
+    glm4_moe_lite,
+    glm_moe_dsa,
+    gpt_oss,
     llama,
+    longcat_flash,
     minicpm3,
+    mistral4,
     mixtral,
     phi3,
     qwen2,
     qwen3,
     qwen3_moe,
+    youtu,
 )
 from wvindex.arch.family import Family, unknown_config
 from wvindex.arch.fields import Fields
@@ -41,7 +48,14 @@ FAMILIES: Final[tuple[Family, ...]] = tuple(
         phi3,
         deepseek_v2,
         deepseek_v3,
+        deepseek_v32,
+        glm4_moe_lite,
+        glm_moe_dsa,
+        longcat_flash,
         minicpm3,
+        mistral4,
+        youtu,
+        gpt_oss,
     )
 )
 """Every known family; the tenth-and-next is one file and one line here."""
@@ -73,6 +87,11 @@ def identify(source: Source) -> tuple[Family | None, ModelConfig]:
             found=fault.found,
         )
     return family, config
+
+
+def is_known(model_type: str) -> bool:
+    """Whether there is a family of this name, in Hugging Face's spelling or as a GGUF architecture."""
+    return any(model_type in family.model_types or model_type == family.gguf_arch for family in FAMILIES)
 
 
 def _identify_hub(source: Source) -> tuple[Family | None, ModelConfig]:

@@ -27,6 +27,7 @@ _FACTORS: Final = (
     "embedding_multiplier",
     "residual_multiplier",
     "logits_multiplier",
+    "attn_temperature_scale",
 )
 _SCALES: Final = (1e-6, 1e6)
 """Of real models the softmax scale is 0.03 to 1; beyond these it is no attention in float32."""
@@ -59,6 +60,8 @@ def _faults(c: ModelConfig) -> Iterator[Fault]:
     yield from _count("num_hidden_layers", c.num_hidden_layers, 0, MAX_LAYERS if least else MAX_ELEMENTS)
     yield from _count("num_nextn_predict_layers", c.num_nextn_predict_layers, 0, MAX_LAYERS)
     yield from _count("sliding_window", c.sliding_window, 1, MAX_ELEMENTS)
+    yield from _count("attn_temperature_length", c.attn_temperature_length, 1, MAX_ELEMENTS)
+    yield from _count("index_topk", c.index_topk, 1, MAX_ELEMENTS)
     yield from _number("rms_norm_eps", c.rms_norm_eps, least=0)
     if c.attention_scale is not None and not _SCALES[0] <= c.attention_scale <= _SCALES[1]:
         yield Fault("attention_scale", f"{_SCALES[0]} to {_SCALES[1]:.0f}", c.attention_scale)
@@ -73,6 +76,8 @@ def _faults(c: ModelConfig) -> Iterator[Fault]:
             yield from _count(f"mla.{name}", getattr(c.mla, name), 1, MAX_ELEMENTS)
         yield from _count("mla.q_lora_rank", c.mla.q_lora_rank, 1, MAX_ELEMENTS)
         yield from _number("mla.norm_eps", c.mla.norm_eps, least=0)
+        for name in ("q_lora_scale", "kv_lora_scale"):
+            yield from _number(f"mla.{name}", getattr(c.mla, name), least=0)
 
 
 def _rope(where: str, rope: Rope) -> Iterator[Fault]:
@@ -90,7 +95,11 @@ def _rope(where: str, rope: Rope) -> Iterator[Fault]:
 
 def _routing(moe: MoE) -> Iterator[Fault]:
     yield from _count("moe.n_routed_experts", moe.n_routed_experts, 1, MAX_EXPERTS)
-    yield from _count("moe.num_experts_per_tok", moe.num_experts_per_tok, 1, moe.n_routed_experts)
+    yield from _count("moe.n_zero_experts", moe.n_zero_experts, 0, MAX_EXPERTS)
+    everything = moe.n_routed_experts + moe.n_zero_experts
+    yield from _count("moe.num_experts_per_tok", moe.num_experts_per_tok, 1, everything)
+    yield from _number("moe.swiglu_limit", moe.swiglu_limit, least=0)
+    yield from _number("moe.swiglu_alpha", moe.swiglu_alpha)
     yield from _count("moe.moe_intermediate_size", moe.moe_intermediate_size, 1, MAX_ELEMENTS)
     yield from _count("moe.n_shared_experts", moe.n_shared_experts, 0, MAX_EXPERTS)
     if moe.n_group < 1 or moe.n_routed_experts % moe.n_group:

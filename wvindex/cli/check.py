@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
-from wvindex.cli.options import PATH, json_option
+from wvindex.cli.options import PATH, ChosenLayers, csv_option, json_option, layers_option
 from wvindex.cli.output import emit, emit_json, note
 from wvindex.cli.progress import scan_progress
-from wvindex.cli.slicing import layer_numbers
 from wvindex.errors import UsageError
 from wvindex.sizes import format_size
 
@@ -27,20 +25,21 @@ _STDOUT: Final = "-"
 
 
 def _explain(ctx: click.Context, parameter: click.Parameter, name: str | None) -> None:
-    """Print what a rule is about, and exit."""
+    """Print what a rule is about, or which rules a group has, and exit."""
     if name is None or ctx.resilient_parsing:
         return
-    from wvindex.inspection.linting.document import explanation
-    from wvindex.inspection.linting.table import rule_named
+    from wvindex.inspection.linting.document import explanation, group_explanation
+    from wvindex.inspection.linting.table import GROUPS, rule_named
 
-    emit(explanation(rule_named(name)))
+    group = name.upper()
+    emit(group_explanation(group) if group in GROUPS else explanation(rule_named(name)))
     ctx.exit()
 
 
 @click.command("check")
 @click.argument("path", type=PATH)
 @click.argument("selector", required=False)
-@click.option("--layer", metavar="LAYERS", help="Of these layers alone: 3, or 3:7 (3 to 6), or 1,4.")
+@layers_option
 @click.option(
     "--rule", "rules", multiple=True, metavar="RULE", help="This rule alone: an id, a name, or a group (WV1)."
 )
@@ -53,7 +52,7 @@ def _explain(ctx: click.Context, parameter: click.Parameter, name: str | None) -
     help="Exit with 1 if there are findings as grave as this.",
 )
 @json_option
-@click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values, with a line of names.")
+@csv_option
 @click.option(
     "--sarif",
     is_flag=False,
@@ -61,26 +60,28 @@ def _explain(ctx: click.Context, parameter: click.Parameter, name: str | None) -
     metavar="[FILE]",
     help="Print SARIF 2.1.0, or write it to a file beside what is printed.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace the file that --sarif names.")
 @click.option(
     "--explain",
     metavar="RULE",
     is_eager=True,
     expose_value=False,
     callback=_explain,
-    help="Tell what a rule is about, and exit.",
+    help="Tell what a rule is about, or which rules a group (WV1) has, and exit.",
 )
 @click.pass_context
 def command(
     ctx: click.Context,
     path: str,
     selector: str | None,
-    layer: str | None,
+    layers: ChosenLayers,
     rules: tuple[str, ...],
     ignore: tuple[str, ...],
     severity: str,
     as_json: bool,
     as_csv: bool,
     sarif: str | None,
+    overwrite: bool,
 ) -> None:
     """Look for anomalies in PATH.
 
@@ -89,15 +90,16 @@ def command(
     --severity.
     """
     import wvindex as wv
+    from wvindex.store.outputs import require_output
 
     if as_json + as_csv + (sarif == _STDOUT) > 1:
         raise UsageError("one format at a time", field="json, csv, sarif")
-    with wv.open(path) as db:
-        layers = None if layer is None else layer_numbers(db, layer)
-        with scan_progress() as progress:
-            report = wv.check(db, selector, layers, rules=rules, ignore=ignore, progress=progress)
     if sarif is not None and sarif != _STDOUT:
-        _write(Path(sarif), report.to_sarif())
+        require_output(sarif, overwrite=overwrite)  # before anything is computed
+    with wv.open(path) as db, scan_progress() as progress:
+        report = wv.check(db, selector, layers, rules=rules, ignore=ignore, progress=progress)
+    if sarif is not None and sarif != _STDOUT:
+        _write(sarif, report.to_sarif(), overwrite=overwrite)
     if as_json:
         emit_json(report.to_dict())
     elif as_csv:
@@ -112,8 +114,11 @@ def command(
         ctx.exit(FOUND)
 
 
-def _write(path: Path, document: dict[str, Any]) -> None:
-    path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+def _write(file: str, document: dict[str, Any], *, overwrite: bool) -> None:
+    from wvindex.store.outputs import output_file
+
+    with output_file(file, overwrite=overwrite) as path:
+        path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _print(report: Report) -> None:

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
-from wvindex.cli.options import PATH, table_options
-from wvindex.cli.output import emit_result
+from wvindex.cli.options import PATH, ChosenLayers, layers_option, table_options
+from wvindex.cli.output import emit_result, require_result
 from wvindex.cli.progress import scan_progress
-from wvindex.cli.slicing import layer_numbers
 
 if TYPE_CHECKING:
     from wvindex.inspection.features import Choice
@@ -23,7 +22,7 @@ _SHOWN: Final = ("text", "layer", "part", "expert", "feature", "weight", "activa
 @click.option(
     "-k", "k", type=click.IntRange(min=1), default=5, show_default=True, help="Features of each layer."
 )
-@click.option("--layers", metavar="LAYERS", help="Of these layers alone: 3, or 3:7 (3 to 6), or 1,4.")
+@layers_option
 @click.option(
     "--writes",
     type=click.IntRange(min=1),
@@ -45,7 +44,7 @@ def command(
     path: str,
     text: str,
     k: int,
-    layers: str | None,
+    layers: ChosenLayers,
     writes: int,
     token: str,
     no_norm: bool,
@@ -59,11 +58,13 @@ def command(
     vocabularies ' France' and 'France' are different tokens.
     """
     import wvindex as wv
+    from wvindex.inspection.features import FEATURES
 
+    require_result(FEATURES, printing)
     with wv.open(path) as db, scan_progress() as progress:
         table = db.describe(
             text,
-            layers=None if layers is None else layer_numbers(db, layers),
+            layers=layers,
             k=k,
             writes=writes,
             token=cast("Choice", token),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
-from wvindex.cli.options import PATH, table_options
+from wvindex.cli.options import PATH, ChosenLayers, layers_option, table_options
 from wvindex.cli.output import arranged, emit, emit_facts, emit_json, emit_result, note, number_text
 from wvindex.cli.progress import scan_progress
-from wvindex.cli.slicing import layer_numbers
 from wvindex.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,10 +48,10 @@ SHOWN: Final = {
         "worst_row",
         "worst_expert",
     ),
-    "role": ("role", "tensors", "different", "a_bits", "b_bits", *_OF_MOST),
-    "layer": ("layer", "tensors", "different", "a_bits", "b_bits", *_OF_MOST),
-    "expert": ("key", "expert", *_OF_MOST),
-    "row": ("key", "expert", "row", *_OF_MOST),
+    "role": ("role", "tensors", "different", "a_bits", "b_bits", *_OF_MOST, "nonfinite"),
+    "layer": ("layer", "tensors", "different", "a_bits", "b_bits", *_OF_MOST, "nonfinite"),
+    "expert": ("key", "expert", *_OF_MOST, "nonfinite"),
+    "row": ("key", "expert", "row", *_OF_MOST, "nonfinite"),
     "missing": ("key", "shape", "encoding", "nbytes"),
     "extra": ("key", "shape", "encoding", "nbytes"),
     "shape": ("key", "a_shape", "b_shape", "a_encoding", "b_encoding"),
@@ -68,7 +67,7 @@ _IF_ANY: Final = frozenset({"nonfinite", "worst_row", "worst_expert", "expert"})
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH)
 @click.argument("selector", required=False)
-@click.option("--layer", metavar="LAYERS", help="Of these layers alone: 3, or 3:7 (3 to 6), or 1,4.")
+@layers_option
 @click.option("--role", metavar="GLOB", help="Of this role in a layer: 'self_attn.*', 'mlp.down_proj'.")
 @click.option(
     "--by", type=click.Choice(tuple(TABLES)), default="tensor", show_default=True, help="What a row is."
@@ -100,7 +99,7 @@ def command(
     a: str,
     b: str,
     selector: str | None,
-    layer: str | None,
+    layers: ChosenLayers,
     role: str | None,
     by: str,
     metric: str,
@@ -121,27 +120,27 @@ def command(
     """
     import wvindex as wv
     from wvindex.inspection.report.page import require_output
+    from wvindex.query.summary import summarize
 
     _require_printable(by, printing)
     if html is not None:
         require_output(html, overwrite=overwrite)  # before anything is computed
-    with wv.open(a) as left, wv.open(b) as right:
-        layers = None if layer is None else layer_numbers([*left, *right], layer)
-        with scan_progress() as progress:
-            found = wv.diff(
-                left,
-                right,
-                selector,
-                layers,
-                role=role,
-                metric=cast("Metric", metric),
-                threshold=threshold,
-                worst=worst,
-                progress=progress,
-            )
+    with wv.open(a) as left, wv.open(b) as right, scan_progress() as progress:
+        found = wv.diff(
+            left,
+            right,
+            selector,
+            layers,
+            role=role,
+            metric=cast("Metric", metric),
+            threshold=threshold,
+            worst=worst,
+            progress=progress,
+        )
+        bits = [summarize(db).bits_per_weight for db in (left, right)]
     if html is not None:
         note(f"written: {wv.report(found, html, overwrite=overwrite)}")
-    _print(found, by, printing)
+    _print(found, by, bits, printing)
     if found.differs:
         ctx.exit(DIFFERENT)
 
@@ -160,20 +159,18 @@ def _arranged(table: Table, printing: dict[str, Any]) -> Table:
     return arranged(table, **{name: printing[name] for name in ("columns", "sort", "ascending")})
 
 
-def _print(found: Diff, by: str, printing: dict[str, Any]) -> None:
+def _print(found: Diff, by: str, bits: Sequence[float], printing: dict[str, Any]) -> None:
     table: Table = getattr(found, TABLES[by])
     if printing["as_json"]:
         emit_json(found.to_json() | {TABLES[by]: _arranged(table, printing).to_json()})
     elif printing["as_csv"]:
         emit_result(table, shown=(), **printing)
     else:
-        emit_facts(_facts(found))
+        emit_facts(_facts(found, bits))
         shown = _changed(table)
         if len(shown):
             emit()
             emit_result(shown, shown=_columns(shown, by), **printing)
-        if not any(map(len, (found.tensors, found.missing, found.extra, found.unlike))):
-            note("nothing matches")
         for text in found.notes:
             note(f"note: {text}")
 
@@ -196,15 +193,17 @@ def _columns(table: Table, by: str) -> list[str]:
     ]
 
 
-def _facts(found: Diff) -> Iterator[tuple[str, str]]:
+def _facts(found: Diff, bits: Sequence[float]) -> Iterator[tuple[str, str]]:
     """Say on a few lines what was compared, and what came of it."""
     whole = next(iter(found.model), None)
-    for name, path in (("a", found.a), ("b", found.b)):
-        bits = "" if whole is None else f", {number_text(whole[f'{name}_bits'])} bits per weight"
-        yield name, f"{path}{bits}"
+    for name, path, stored in zip("ab", (found.a, found.b), bits, strict=True):
+        yield name, f"{path}, {number_text(stored)} bits per weight"
     yield "tensors", ", ".join(_counts(found))
     if whole is not None:
-        yield "all weights", ", ".join(f"{name} {number_text(whole[name])}" for name in _OF_MOST)
+        measures = [f"{name} {number_text(whole[name])}" for name in _OF_MOST]
+        if whole["nonfinite"]:
+            measures.append(f"but for {whole['nonfinite']} not finite on one side")
+        yield "all weights", ", ".join(measures)
     for i, row in enumerate(row for row in found.config if row["matters"]):
         yield "" if i else "config", f"{row['field']}: {row['a']} in a, {row['b']} in b"
 

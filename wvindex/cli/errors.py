@@ -11,9 +11,9 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, TextIO, cast
 
 import click
-from click.exceptions import Exit
+from click.exceptions import Exit, NoArgsIsHelpError
 
-from wvindex.errors import WvindexError
+from wvindex.errors import UsageError, WvindexError
 
 INTERRUPTED: Final = 130
 """What a shell makes of a process that SIGINT ended: 128 + 2."""
@@ -29,6 +29,11 @@ def reported() -> Iterator[None]:
         yield
         if sys.stdout is not None:
             sys.stdout.flush()
+    except click.UsageError as error:
+        if isinstance(error, NoArgsIsHelpError):  # its message is the help
+            raise
+        click.echo(f"error[{UsageError.kind}]: {printable(_call_error(error))}", err=True)
+        raise Exit(UsageError.exit_code) from error
     except WvindexError as error:
         click.echo(f"error[{error.kind}]: {printable(str(error))}", err=True)
         _echo_notes(error)
@@ -42,6 +47,12 @@ def reported() -> Iterator[None]:
         raise Exit(0) from error
     except OSError as error:
         raise Exit(report_system_error(error)) from error
+
+
+def _call_error(error: click.UsageError) -> str:
+    """Give click's message in one line: choices are on lines of their own there."""
+    message = " ".join(error.format_message().split()).removesuffix(".")
+    return message if error.ctx is None else f"{message} (see {error.ctx.command_path} --help)"
 
 
 class OutputError(OSError):
@@ -81,6 +92,35 @@ def output_of(stream: TextIO | None) -> TextIO:
         errors="backslashreplace",
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,
+    )
+
+
+class _Messages(io.FileIO):
+    """A descriptor for what is said beside the data: what cannot be written is lost, and is no error."""
+
+    def write(self, data: Any, /) -> int:
+        """Write some of `data`, or drop all of it."""
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def messages_of(stream: TextIO | None) -> TextIO:
+    """Give a stderr that never fails, so that exit codes tell of the data alone.
+
+    A stderr that was closed before we started leads nowhere. What an encoding lacks is escaped.
+    """
+    if stream is None:
+        nowhere = _Messages(os.open(os.devnull, os.O_WRONLY), "w", closefd=False)
+        return io.TextIOWrapper(io.BufferedWriter(nowhere), encoding="utf-8", line_buffering=True)
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Messages(stream.fileno(), "w", closefd=False)),
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=True,
     )
 
 

@@ -16,6 +16,7 @@ from wvindex.inspection.facts import model_facts
 from wvindex.sizes import format_size
 
 if TYPE_CHECKING:
+    from wvindex.arch.config import ModelConfig
     from wvindex.query.database import Store
     from wvindex.query.summary import Summary
     from wvindex.store.catalog import Catalog
@@ -88,7 +89,7 @@ def _print_page(db: Store, summary: Summary, refusal: WvindexError | None) -> No
             *model_facts(db.config, summary),
             *_contents(summary),
             *_labelled("note", db.notes),
-            ("runs", "yes" if refusal is None else f"no: {refusal}"),
+            ("runs", _runs(db.config) if refusal is None else f"no: {refusal}"),
         ]
     )
     emit()
@@ -99,6 +100,12 @@ def _print_page(db: Store, summary: Summary, refusal: WvindexError | None) -> No
     )
 
 
+def _runs(config: ModelConfig) -> str:
+    if config.index_topk is None:
+        return "yes"
+    return f"yes, up to {config.index_topk} tokens: beyond, an indexer would choose among them (index_topk)"
+
+
 def _origin(db: Store) -> Facts:
     catalog = db.catalog
     if catalog is None:
@@ -107,8 +114,8 @@ def _origin(db: Store) -> Facts:
     yield "path", f"{db.path} (a store, format {catalog.format}, written by {catalog.generator})"
     yield from _labelled("source", [f"{f.name}, {format_size(f.size)}" for f in catalog.sources])
     yield "built with", _build_options(catalog)
-    if catalog.files:
-        yield "tokenizer", ", ".join(catalog.files)
+    if catalog.tokenizer_files:
+        yield "tokenizer", ", ".join(catalog.tokenizer_files)
 
 
 def _build_options(catalog: Catalog) -> str:

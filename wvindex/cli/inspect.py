@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from wvindex.cli.options import PATH, table_options
-from wvindex.cli.output import emit, emit_json, emit_result, note
+from wvindex.cli.options import PATH, layer_option, table_options
+from wvindex.cli.output import emit, emit_json, emit_result, note, require_result
 from wvindex.cli.progress import scan_progress
 from wvindex.errors import UsageError
 
 if TYPE_CHECKING:
     from wvindex.inspection.layer_page import LayerPage
     from wvindex.inspection.model_page import ModelPage
-    from wvindex.inspection.table import Table
 
 _WIDEST: Final = 100
 """Columns of a page on a wide terminal: longer lines are hard to read."""
@@ -34,7 +35,7 @@ SHOWN: Final = {
 
 @click.command("inspect")
 @click.argument("path", type=PATH)
-@click.option("--layer", type=int, metavar="N", help="The page of this layer; -1 is the last.")
+@layer_option
 @click.option("--no-stats", is_flag=True, help="Read headers alone, and leave open what the weights tell.")
 @click.option("--no-keep", is_flag=True, help="Compute all of it, and leave the store's stats/ alone.")
 @click.option(
@@ -58,13 +59,17 @@ def command(
     one_table = name is not None or printing["as_csv"]
     if not one_table and any(printing[option] for option in ("sort", "ascending", "columns")):
         raise UsageError("a page is not sorted; a table of it is", field="table", expected="--table NAME")
+    reads_weights = not no_stats
+    if one_table:
+        reads_weights &= _require_table(layer, name or "tensors", printing)
     with scan_progress() as progress:
-        options: dict[str, Any] = {"stats": not no_stats, "keep": not no_keep, "progress": progress}
+        options: dict[str, Any] = {"stats": reads_weights, "keep": not no_keep, "progress": progress}
         page: LayerPage | ModelPage = (
             wv.inspect(path, **options) if layer is None else wv.inspect(path, layer, **options)
         )
     if one_table:
-        table = _table(page, name or "tensors")
+        table = page.tables()[name or "tensors"]
+        table = replace(table, notes=tuple(dict.fromkeys((*table.notes, *page.notes))))
         emit_result(table, shown=SHOWN.get(table.name, table.columns), **printing)
     elif printing["as_json"]:
         emit_json(page.to_json())
@@ -74,11 +79,15 @@ def command(
             note(f"note: {text}")
 
 
-def _table(page: LayerPage | ModelPage, name: str) -> Table:
-    tables = page.tables()
+def _require_table(layer: int | None, name: str, printing: Mapping[str, Any]) -> bool:
+    """Refuse a table that the page will not have; say whether weights are read for it."""
+    from wvindex.inspection import layer_page, model_page
+
+    tables = model_page.TABLES if layer is None else layer_page.TABLES
     if name not in tables:
         raise UsageError("this page has no such table", field="table", expected=", ".join(tables), found=name)
-    return tables[name]
+    require_result(tables[name], printing)
+    return layer is not None or name not in model_page.OF_HEADERS
 
 
 def _print_page(page: LayerPage | ModelPage) -> None:

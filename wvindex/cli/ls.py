@@ -3,36 +3,55 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from wvindex.cli.options import PATH, config_option, json_option
-from wvindex.cli.output import emit, emit_facts, emit_json, emit_table, note, shape_text
-from wvindex.cli.slicing import parse_layers
-from wvindex.sizes import format_size
+from wvindex.cli.options import PATH, ChosenLayers, config_option, csv_option, json_option, layers_option
+from wvindex.cli.output import emit, emit_facts, emit_json, emit_table, note
+from wvindex.errors import UsageError
+from wvindex.sizes import format_size, shape_text
 
 if TYPE_CHECKING:
-    from wvindex.query.database import Store
+    from wvindex.inspection.table import Table
     from wvindex.query.lazy import Tensor
+
+CSV: Final = (
+    "key",
+    "shape",
+    "dtype",
+    "encoding",
+    "scale_block",
+    "nbytes",
+    "exactness",
+    "mapped",
+    "mtp",
+    "heads",
+    "sources",
+    "transforms",
+    "aliases",
+)
+"""Columns of ``--csv``; --json also says how rows are scaled, and what was fused."""
 
 
 @click.command("ls")
 @click.argument("path", type=PATH)
 @click.argument("pattern", default="*")
-@click.option("--layer", metavar="LAYERS", help="Of these layers alone: 3, or 3:7 (3 to 6), or 1,4.")
+@layers_option
 @click.option("--role", metavar="GLOB", help="Of this role in a layer: 'self_attn.*', 'mlp.down_proj'.")
 @click.option("-l", "--long", is_flag=True, help="Also where each came from, and its other names.")
 @config_option
 @json_option
+@csv_option
 def command(
     path: str,
     pattern: str,
-    layer: str | None,
+    layers: ChosenLayers,
     role: str | None,
     long: bool,
     config: str | None,
     as_json: bool,
+    as_csv: bool,
 ) -> None:
     """List the tensors of PATH.
 
@@ -41,9 +60,13 @@ def command(
     """
     import wvindex as wv
 
+    if as_json and as_csv:
+        raise UsageError("one format at a time", field="csv", found="--json and --csv")
     with wv.open(path, config=config) as db:
-        tensors = _selected(db, pattern, layer, role)
-        if as_json:
+        tensors = db.select(pattern, layer=layers, role=role)
+        if as_csv:
+            click.echo(_table(tensors).to_csv(), nl=False)
+        elif as_json:
             emit_json({"path": str(db.path), "tensors": [tensor_json(tensor) for tensor in tensors]})
         elif not tensors:
             note("no tensor matches")
@@ -76,11 +99,11 @@ def tensor_json(tensor: Tensor) -> dict[str, Any]:
     }
 
 
-def _selected(db: Store, pattern: str, layer: str | None, role: str | None) -> list[Tensor]:
-    if layer is None:
-        return db.select(pattern, role=role)
-    chosen = {t.key for one in parse_layers(layer) for t in db.select(pattern, layer=one, role=role)}
-    return [tensor for tensor in db.select(pattern, role=role) if tensor.key in chosen]
+def _table(tensors: list[Tensor]) -> Table:
+    """Give what `tensor_json` says of each tensor, so far as a cell holds it."""
+    from wvindex.inspection.table import Table
+
+    return Table.of_dicts("tensors", CSV, [tensor_json(tensor) for tensor in tensors])
 
 
 def _print_table(tensors: list[Tensor]) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from io import TextIOWrapper
 from typing import Any, Final
 
 import click
 
 from wvindex._version import __version__
-from wvindex.cli.errors import output_of, report_system_error, reported
+from wvindex.cli.errors import messages_of, output_of, report_system_error, reported
 
 COMMANDS: Final = (
     "plan",
@@ -23,12 +22,14 @@ COMMANDS: Final = (
     "inspect",
     "diff",
     "check",
+    "sql",
     "neighbors",
     "tokens",
     "describe",
     "report",
-    "run",
     "convert",
+    "export",
+    "run",
     "completion",
 )
 """Subcommands in the order in which help shows them; each is ``command`` of a module of its name."""
@@ -47,6 +48,13 @@ class CommandGroup(click.Group):
             return None
         command: click.Command = importlib.import_module(f"wvindex.cli.{cmd_name}").command
         return command
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read what stands before the subcommand; its errors become messages and exit codes too."""
+        with reported():
+            return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the subcommand; its errors become messages and exit codes."""
@@ -67,8 +75,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line and exit."""
     sys.stdout = output_of(sys.stdout)
-    if isinstance(sys.stderr, TextIOWrapper):  # what a terminal's encoding lacks is escaped, not fatal
-        sys.stderr.reconfigure(errors="backslashreplace")
+    sys.stderr = messages_of(sys.stderr)
     try:
         cli(prog_name="wvindex")
     except OSError as error:  # of --help and --version, which no command's reporting is around

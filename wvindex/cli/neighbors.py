@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
-from wvindex.cli.options import PATH, table_options
-from wvindex.cli.output import emit_result
+from wvindex.cli.options import PATH, ChosenLayers, layers_option, table_options
+from wvindex.cli.output import emit_result, require_result
 from wvindex.cli.progress import scan_progress
-from wvindex.cli.slicing import layer_numbers, split_key
+from wvindex.cli.slicing import split_key
 
 if TYPE_CHECKING:
     from wvindex.inspection.search import Metric
@@ -21,7 +21,7 @@ _ALWAYS: Final = ("key", "score")
 @click.argument("path", type=PATH)
 @click.argument("key", metavar="KEY[INDEX]")
 @click.option("-k", "k", type=click.IntRange(min=1), default=10, show_default=True, help="How many for each.")
-@click.option("--layers", metavar="LAYERS", help="In these layers alone: 3, or 3:7 (3 to 6), or 1,4.")
+@layers_option
 @click.option(
     "--role", metavar="GLOB", help="In this role: 'mlp.down_proj', 'model.embed_tokens'; KEY's own."
 )
@@ -34,7 +34,7 @@ _ALWAYS: Final = ("key", "score")
 )
 @table_options
 def command(
-    path: str, key: str, k: int, layers: str | None, role: str | None, metric: str, **printing: Any
+    path: str, key: str, k: int, layers: ChosenLayers, role: str | None, metric: str, **printing: Any
 ) -> None:
     """Find the vectors of PATH most like one of them, exactly.
 
@@ -43,17 +43,20 @@ def command(
     means several.
     """
     import wvindex as wv
-    from wvindex.inspection.residual import residual_vectors, role_of_stack
+    from wvindex.inspection.neighbors import NEIGHBORS
+    from wvindex.inspection.residual import one_or_all, residual_vectors, role_of_stack
 
+    require_result(("query", *NEIGHBORS), printing)
     with wv.open(path) as db:
         name, index = split_key(key, db)
         tensor = db[name]
         vectors = residual_vectors(db, tensor, index).values
+        require_result(NEIGHBORS if len(vectors) == 1 else ("query", *NEIGHBORS), printing)
         with scan_progress() as progress:
             table = db.neighbors(
-                vectors if len(vectors) > 1 else vectors[0],
+                one_or_all(vectors),
                 role or role_of_stack(tensor.key).translate(_LITERAL),
-                layers=None if layers is None else layer_numbers(db, layers),
+                layers=layers,
                 k=k,
                 metric=cast("Metric", metric),
                 progress=progress,

@@ -82,6 +82,29 @@ def emit_table(columns: Row, rows: Iterable[Row], *, right: Sequence[str] = ()) 
         click.echo((" " * _GAP).join(padded).rstrip())
 
 
+def require_result(known: Sequence[str], printing: Mapping[str, Any]) -> None:
+    """Refuse the options of a table that cannot be printed so, before anything is computed for it.
+
+    Parameters
+    ----------
+    known : sequence of str
+        Columns that the table will have.
+    printing : mapping
+        What `wvindex.cli.options.table_options` take.
+
+    Raises
+    ------
+    UsageError
+        As `emit_result`.
+    """
+    from wvindex.inspection.table import Table
+
+    if printing["as_json"] and printing["as_csv"]:
+        raise UsageError("one format at a time", field="csv", found="--json and --csv")
+    options = {name: printing[name] for name in ("columns", "sort", "ascending")}
+    arranged(Table("", tuple(known), ()), **options)
+
+
 def emit_result(
     table: Table,
     *,
@@ -156,11 +179,6 @@ def number_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " ".join(map(number_text, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def shape_text(shape: Sequence[int]) -> str:
-    """Write a shape: ``4x256x256``, or ``scalar``."""
-    return "x".join(map(str, shape)) if shape else "scalar"
 
 
 def json_value(value: Any) -> Any:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from wvindex.cli.options import PATH, build_options, config_option, json_option
-from wvindex.cli.output import emit, emit_json, emit_table, shape_text
+from wvindex.cli.output import emit, emit_json, emit_table
+from wvindex.sizes import shape_text
 
 if TYPE_CHECKING:
     from wvindex.transform.plan import Operation, Plan

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
-from wvindex.cli.output import shape_text
+from wvindex.sizes import shape_text
 
 if TYPE_CHECKING:
     from wvindex.formats.arrays import RowScale
@@ -25,12 +25,15 @@ EXACTNESS: Final = {
 
 TRANSFORMS: Final = {
     "split": "a part of a fused tensor",
+    "deinterleave": "every other row (of biases, value) of a fused tensor",
+    "transpose": "each expert's matrix turned: the source has (experts, in, out)",
+    "join_mxfp4": "MXFP4's codes and exponents, which the source has in two tensors, joined to GGML's blocks",
     "permute": "rows of each head reordered for half-split rotation",
     "stack": "experts stacked",
     "cast": "converted to another encoding",
     "subtract_one": "1 subtracted: GGUF stores 1 + w",
     "join_kv_b": "K's and V's up-projections joined to one, K's transposed back",
-    "transpose": "the axes of MaxText's leaf put in order, heads joined, one layer of a stack",
+    "order_axes": "the axes of MaxText's leaf put in order, heads joined, one layer of a stack",
     "unpermute_rope": "rows of each head, interleaved in MaxText, half-split",
     "scale_query": "times the root of the head's width, by which MaxText keeps it divided",
     "unscale_embedding": "divided by the root of its width, which MaxText keeps in it",

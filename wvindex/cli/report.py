@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from wvindex.cli.options import PATH, json_option
-from wvindex.cli.output import emit, emit_json
+from wvindex.cli.output import emit, emit_json, note
 from wvindex.cli.progress import scan_progress
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def command(
     """
     import wvindex as wv
 
+    notes: list[str] = []
     with scan_progress() as progress:
         written = wv.report(
             path,
@@ -43,8 +44,11 @@ def command(
             keep=not no_keep,
             overwrite=overwrite,
             progress=progress,
+            note=notes.append,
         )
     if as_json:
         emit_json({"path": str(written), "bytes": written.stat().st_size})
     else:
         emit(str(written))
+    for text in notes:
+        note(f"note: {text}")

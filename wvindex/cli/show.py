@@ -8,12 +8,13 @@ import click
 
 from wvindex.cli.ls import tensor_json
 from wvindex.cli.options import PATH, config_option, json_option
-from wvindex.cli.output import emit, emit_facts, emit_json, note, shape_text
+from wvindex.cli.output import emit, emit_facts, emit_json, note
 from wvindex.cli.provenance import provenance
-from wvindex.cli.slicing import Item, items_text, split_key
+from wvindex.cli.slicing import split_key
 from wvindex.cli.values import MAX_PRINTED, read_blocks, read_values, values_json, values_text, write_npy
 from wvindex.errors import UndecodableType
-from wvindex.sizes import format_size
+from wvindex.sizes import format_size, shape_text
+from wvindex.spelling import Item, items_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,9 +34,8 @@ _PREVIEW_BLOCK_BYTES: Final = 16
 @click.option("--expert", type=int, metavar="N", help="One expert of a stack.")
 @click.option("--head", type=int, metavar="N", help="One head of a projection.")
 @click.option("--raw", is_flag=True, help="The stored blocks, in hexadecimal, instead of values.")
-@click.option(
-    "--npy", type=click.Path(dir_okay=False), metavar="FILE", help="Write the values to a NumPy file instead."
-)
+@click.option("--npy", type=click.Path(), metavar="FILE", help="Write the values to a NumPy file instead.")
+@click.option("--overwrite", is_flag=True, help="Replace the file that --npy names.")
 @config_option
 @json_option
 def command(
@@ -45,6 +45,7 @@ def command(
     head: int | None,
     raw: bool,
     npy: str | None,
+    overwrite: bool,
     config: str | None,
     as_json: bool,
 ) -> None:
@@ -62,7 +63,7 @@ def command(
         facts = [*_facts(tensor, head), *provenance(db, tensor)]
         document = tensor_json(tensor)
         if npy is not None:
-            write_npy(tensor, index, npy, raw=raw)
+            write_npy(tensor, index, npy, raw=raw, overwrite=overwrite)
             document["file"] = npy
             text = ""
         else:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container
 from types import EllipsisType
 from typing import Final
 
 from wvindex.errors import UsageError
-
-Item = int | slice | EllipsisType
+from wvindex.spelling import Item
 
 _INTEGER: Final = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 _EXPECTED: Final = "integers, slices such as 0:4 or ::2, and one ellipsis, parted by commas"
@@ -47,7 +46,7 @@ def parse_items(text: str) -> tuple[Item, ...]:
 
 
 def parse_layers(text: str) -> list[int | slice]:
-    """Read a choice of layers: ``3``, ``3:7`` (3 to 6), ``1,4``, ``0,8:12``.
+    """Read a choice of layers: ``3``, ``3:7`` (3 to 6), ``1,4``, ``-1`` (the last), ``0,8:12``.
 
     Raises
     ------
@@ -59,34 +58,11 @@ def parse_layers(text: str) -> list[int | slice]:
     except UsageError:
         items = (...,)
     layers = [item for item in items if not isinstance(item, EllipsisType)]
-    if len(layers) < len(items) or any(isinstance(layer, int) and layer < 0 for layer in layers):
+    if len(layers) < len(items):
         raise UsageError(
-            "not a choice of layers", field="layer", expected="such as 3, 3:7 or 1,4", found=text
+            "not a choice of layers", field="layer", expected="such as 3, 3:7, 1,4 or -1", found=text
         )
     return layers
-
-
-def layer_numbers(keys: Iterable[str], text: str) -> list[int]:
-    """Give the layers that a choice means, of those that `keys` have.
-
-    Raises
-    ------
-    UsageError
-        As `parse_layers`.
-    """
-    from wvindex.arch.keys import split_layer
-
-    have = sorted({n for n, _ in map(split_layer, keys) if n is not None})
-    chosen: set[int] = set()
-    for part in parse_layers(text):
-        wanted = {part} if isinstance(part, int) else set(range(*part.indices(max(have, default=-1) + 1)))
-        chosen |= wanted
-    return sorted(chosen)
-
-
-def items_text(items: tuple[Item, ...]) -> str:
-    """Write an index as NumPy spells it: ``[0, :4, ...]``."""
-    return f"[{', '.join(map(_item_text, items))}]"
 
 
 def _item(part: str, text: str) -> Item:
@@ -106,12 +82,3 @@ def _bound(text: str, whole: str) -> int | None:
     if not _INTEGER.fullmatch(text):
         raise UsageError("not an index", field="index", expected=_EXPECTED, found=whole)
     return int(text)
-
-
-def _item_text(item: Item) -> str:
-    if isinstance(item, EllipsisType):
-        return "..."
-    if isinstance(item, int):
-        return str(item)
-    bounds = ["" if bound is None else str(bound) for bound in (item.start, item.stop, item.step)]
-    return ":".join(bounds if bounds[2] else bounds[:2])

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
-from wvindex.cli.options import PATH, table_options
-from wvindex.cli.output import emit, emit_result, note
+from wvindex.cli.options import PATH, ChosenLayers, layers_option, table_options
+from wvindex.cli.output import emit, emit_result, note, require_result
 from wvindex.cli.progress import scan_progress
-from wvindex.cli.slicing import layer_numbers
 from wvindex.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ _TERMINAL: Final = "-"
 @click.command("stats")
 @click.argument("path", type=PATH)
 @click.argument("selector", default="*")
-@click.option("--layer", metavar="LAYERS", help="Of these layers alone: 3, or 3:7 (3 to 6), or 1,4.")
+@layers_option
 @click.option("--role", metavar="GLOB", help="Of this role in a layer: 'self_attn.*', 'mlp.down_proj'.")
 @click.option(
     "--by", type=click.Choice(BY), default="tensor", show_default=True, help="What a row of the table is."
@@ -70,16 +69,18 @@ _TERMINAL: Final = "-"
     metavar="[FILE]",
     help="Draw the sorted column, or one tensor's histogram, here or to FILE.png or FILE.svg.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace the file that --plot names.")
 @click.option("--no-keep", is_flag=True, help="Compute all of it, and leave the store's stats/ alone.")
 @table_options
 def command(
     path: str,
     selector: str,
-    layer: str | None,
+    layers: ChosenLayers,
     role: str | None,
     by: str,
     spectrum: str | None,
     plot: str | None,
+    overwrite: bool,
     no_keep: bool,
     **printing: Any,
 ) -> None:
@@ -89,9 +90,12 @@ def command(
     ls`. A store keeps what was computed.
     """
     import wvindex as wv
+    from wvindex.inspection.api import columns_of
 
+    require_result(columns_of(cast("By", by), cast("Kind | None", spectrum)), printing)
+    if plot is not None:
+        _require_plot(plot, printing, overwrite=overwrite)
     with wv.open(path) as db:
-        layers = None if layer is None else layer_numbers(db, layer)
         with scan_progress() as progress:
             table = wv.stats(
                 db,
@@ -107,7 +111,7 @@ def command(
             emit_result(table, shown=SHOWN[by], **printing)
             _note_nonfinite(table)
         else:
-            _plot(db, table, by, plot, printing)
+            _plot(db, table, by, plot, printing, overwrite=overwrite)
 
 
 def _note_nonfinite(table: Table) -> None:
@@ -117,18 +121,28 @@ def _note_nonfinite(table: Table) -> None:
             note(f"note: {odd} of {len(table)} {table.name} hold NaN or infinity, which are left out")
 
 
-def _plot(db: Store, table: Table, by: str, target: str, printing: dict[str, Any]) -> None:
-    from wvindex.inspection.plot import text_bars, write_bars
+def _require_plot(target: str, printing: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Refuse a plot that cannot be drawn before anything is computed for it."""
+    from wvindex.inspection.plot import require_picture
 
     if printing["as_json"] or printing["as_csv"]:
         raise UsageError("a plot is neither JSON nor CSV", field="plot")
+    if target != _TERMINAL:
+        require_picture(target, overwrite=overwrite)
+
+
+def _plot(
+    db: Store, table: Table, by: str, target: str, printing: dict[str, Any], *, overwrite: bool
+) -> None:
+    from wvindex.inspection.plot import text_bars, write_bars
+
     bars = _bars(db, table, by, printing["sort"], ascending=printing["ascending"])
     if bars is None:
         note("nothing matches")
     elif target == _TERMINAL:
         emit(text_bars(bars, shutil.get_terminal_size().columns if sys.stdout.isatty() else 80))
     else:
-        write_bars(bars, target)
+        write_bars(bars, target, overwrite=overwrite)
         emit(target)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import click
 
 from wvindex.cli.options import PATH, table_options
-from wvindex.cli.output import emit_result, note
+from wvindex.cli.output import emit_result, note, require_result
 from wvindex.cli.progress import scan_progress
 from wvindex.cli.slicing import split_key
 
@@ -30,19 +30,21 @@ def command(path: str, key: str, k: int, no_norm: bool, **printing: Any) -> None
     means several.
     """
     import wvindex as wv
-    from wvindex.inspection.residual import gain_after, residual_vectors
+    from wvindex.inspection.residual import gain_after, one_or_all, residual_vectors
+    from wvindex.inspection.unembedding import TOKENS
+
+    require_result(("query", *TOKENS), printing)
 
     with wv.open(path) as db:
         name, index = split_key(key, db)
         tensor = db[name]
         vectors = residual_vectors(db, tensor, index).values
+        require_result(TOKENS if len(vectors) == 1 else ("query", *TOKENS), printing)
         gain = gain_after(db, tensor)
         if gain is not None:
             vectors = vectors * gain[1]
         with scan_progress() as progress:
-            table = db.tokens(
-                vectors if len(vectors) > 1 else vectors[0], k, norm=not no_norm, progress=progress
-            )
+            table = db.tokens(one_or_all(vectors), k, norm=not no_norm, progress=progress)
     emit_result(table, shown=_SHOWN, **printing)
     if gain is not None:
         note(f"note: what a column writes passes {gain[0]}, whose weight is folded in")

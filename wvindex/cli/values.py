@@ -6,11 +6,10 @@ import math
 import shutil
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from wvindex.cli.slicing import Item, items_text
 from wvindex.errors import UsageError
+from wvindex.spelling import Item, items_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,16 +117,23 @@ def values_json(values: NDArray[Any] | None, *, raw: bool) -> Any:
     return [row.tobytes().hex() for row in values] if raw else values.tolist()
 
 
-def write_npy(tensor: Tensor, index: tuple[Item, ...] | None, file: str, *, raw: bool) -> None:
+def write_npy(
+    tensor: Tensor, index: tuple[Item, ...] | None, file: str, *, raw: bool, overwrite: bool = False
+) -> None:
     """Write a selection, or the whole of a tensor piece by piece, to a NumPy file.
 
     Raises
     ------
-    UsageError
+    StoreError
         If the file cannot be written.
+    TargetExists
+        If it is there, and not to be replaced.
     """
     import numpy as np
 
+    from wvindex.store.outputs import output_file, require_output
+
+    require_output(file, overwrite=overwrite)  # before anything is read
     if raw:
         pieces = iter([read_blocks(tensor, index)])
         shape: tuple[int, ...] | None = None
@@ -135,22 +141,17 @@ def write_npy(tensor: Tensor, index: tuple[Item, ...] | None, file: str, *, raw:
         pieces, shape = iter([native(np.asarray(tensor[index]))]), None
     else:
         pieces, shape = _tiles(tensor), tensor.shape
-    first = next(pieces)  # a tensor that cannot be read leaves no file behind
+    first = next(pieces)
     header = {
         "descr": np.lib.format.dtype_to_descr(first.dtype),
         "fortran_order": False,
         "shape": first.shape if shape is None else shape,
     }
-    try:
-        with Path(file).open("wb") as out:
-            np.lib.format.write_array_header_1_0(out, header)
-            out.write(np.ascontiguousarray(first).data)
-            for piece in pieces:
-                out.write(np.ascontiguousarray(piece).data)
-    except OSError as error:
-        raise UsageError(
-            f"the file cannot be written: {error.strerror or error}", file=file, field="npy"
-        ) from error
+    with output_file(file, overwrite=overwrite) as path, path.open("wb") as out:
+        np.lib.format.write_array_header_1_0(out, header)
+        out.write(np.ascontiguousarray(first).data)
+        for piece in pieces:
+            out.write(np.ascontiguousarray(piece).data)
 
 
 def _tiles(tensor: Tensor) -> Iterator[NDArray[Any]]:

@@ -27,10 +27,12 @@ from wvindex.sizes import format_size
 from wvindex.store.checksum import crc32c
 from wvindex.store.durable import (
     append_to,
+    fsync_path,
     fsync_paths,
     make_directory,
     remove_file,
     remove_tree,
+    rename,
     reporting,
     truncate_file,
     walk,
@@ -42,6 +44,7 @@ from wvindex.store.staging import Staging
 SUFFIX: Final = ".converting"
 
 _WHAT: Final = "conversion"
+_DOING: Final = "converting to here"
 
 
 class Content(Protocol):
@@ -87,6 +90,10 @@ class StagedDirectory:
         What is held of a file, and synced at once.
     restart : bool
         Discard what an interrupted conversion left.
+    suffix, what : str
+        What the directory's name has beyond the target's while it grows; what is done there, for messages.
+    doing : str
+        The same, of another process that is at it.
     """
 
     def __init__(
@@ -97,13 +104,17 @@ class StagedDirectory:
         require_replaceable: Callable[[Path], None],
         buffer_bytes: int,
         restart: bool,
+        suffix: str = SUFFIX,
+        what: str = _WHAT,
+        doing: str = _DOING,
     ) -> None:
         self.target = target
         self._identity = identity
         self._require_replaceable = require_replaceable
         self._restart = restart
-        self._staging = Staging(target, suffix=SUFFIX, what=_WHAT)
-        self._lock = BuildLock(self._staging.path, doing="converting to here")
+        self._what = what
+        self._staging = Staging(target, suffix=suffix, what=what)
+        self._lock = BuildLock(self._staging.path, doing=doing)
         self._buffer = memoryview(bytearray(buffer_bytes))
         self._publishing = False
 
@@ -137,7 +148,7 @@ class StagedDirectory:
                 if error is not None and not _is_at_fault(error) and self._staging.is_resumable():
                     error.add_note(
                         f"what was written is kept in {self._staging.path}; "
-                        "the same conversion goes on with it"
+                        f"the same {self._what} goes on with it"
                     )
                 elif not self._publishing:
                     self._staging.discard()
@@ -224,6 +235,16 @@ class StagedDirectory:
         fsync_paths(directories)
         self._publishing = True
         self._staging.publish(self._require_replaceable)
+        with suppress(StoreError):
+            self._staging.discard()
+
+    def publish_file(self, name: str) -> None:
+        """Give one file, all of which is written, the target's path, in the place of what stands there."""
+        fsync_path(self._staging.store)
+        if os.path.lexists(self.target):
+            self._require_replaceable(self.target)
+        self._publishing = True
+        rename(self._staging.store / name, self.target)
         with suppress(StoreError):
             self._staging.discard()
 

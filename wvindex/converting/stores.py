@@ -22,7 +22,7 @@ from wvindex.store.catalog import ArrayEntry, Catalog
 from wvindex.store.links import LinkedFiles, LinkedReader, linked_files
 from wvindex.store.metadata import CATALOG_JSON
 from wvindex.store.objects import Objects
-from wvindex.store.reader import ChunkReader, is_store, open_finished, read_tokenizer
+from wvindex.store.reader import ChunkReader, is_store, open_finished, read_files
 from wvindex.store.staging import SOURCES
 from wvindex.store.target import require_target
 from wvindex.store.writer import StoreWriter
@@ -154,9 +154,8 @@ class StoreConversion:
         with writer:
             require_space(self._operations, writer, {})
             arrays = write_arrays(self._operations, writer, {}, self._request.max_memory, progress)
-            tokenizer = read_tokenizer(self._objects, self._catalog)
-            if tokenizer is not None:
-                writer.add_tokenizer(tokenizer)
+            for path, data in read_files(self._objects, self._catalog, self._catalog.files).items():
+                writer.add_file(path, data)
             writer.finish(
                 replace(
                     self._catalog,

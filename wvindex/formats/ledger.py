@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+IN_CONFIG: Final = "config.rope"
+"""Reason of a tensor that became part of the configuration."""
+
+SCALES: Final = "scales"
+"""Reason of a tensor that scales another's codes."""
 
 
 @dataclass(frozen=True, kw_only=True)

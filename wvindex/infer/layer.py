@@ -1,13 +1,14 @@
 """One decoder layer: attention and a gated MLP, each a residual branch behind a norm.
 
 What a layer has beyond Llama's is told by the tensors that are there: biases, norms over Q and K heads
-(Qwen3, Gemma 3), attention sinks, a second pair of norms around the branches (Gemma), a router.
+(Qwen3, Gemma 3), attention sinks, a second pair of norms around the branches (Gemma), a router. The
+configuration says what tensors cannot: an expert's activation, experts that are a layer's shortcut.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,8 @@ from wvindex.arch.config import MoE
 from wvindex.infer.attention import gqa_attention_asym
 from wvindex.infer.cache import KVCache
 from wvindex.infer.capture import Captures
-from wvindex.infer.layout import Dimensions, is_routed
-from wvindex.infer.mlp import ACTIVATIONS, gated_mlp, mixture, route
+from wvindex.infer.layout import Dimensions, is_routed, takes_shortcut
+from wvindex.infer.mlp import ACTIVATIONS, expert_features, gated_mlp, mixture, route
 from wvindex.infer.norm import rms_norm
 from wvindex.infer.projection import LayerInput
 from wvindex.infer.rope import Rotary, apply_rotary
@@ -37,11 +38,17 @@ class Step:
     cache : KVCache or None
         Holds the tokens before these, and takes these in; None where these are all.
     capture : Captures
+    temperature : (T, 1) float32 or None
+        What each token's query is multiplied by.
+    shortcuts : dict of int to (T, hidden_size) float32
+        What is still to be added to the residual stream, by the layer after which it is.
     """
 
     rotary: Mapping[str, Rotary]
     cache: KVCache | None
     capture: Captures
+    temperature: NDArray[np.float32] | None = None
+    shortcuts: dict[int, Activations] = field(default_factory=dict)
 
 
 class DecoderLayer:
@@ -60,6 +67,7 @@ class DecoderLayer:
         self.index = index
         self.key = f"model.layers.{index}"
         self.name = f"layers.{index}"
+        self.takes_shortcut = takes_shortcut(weights.db, index)
         # With a norm of its own before the MLP, the one after attention is on the branch, before the sum.
         self.sandwich = f"{self.key}.pre_feedforward_layernorm.weight" in weights
 
@@ -75,6 +83,8 @@ class DecoderLayer:
         if self.sandwich:
             branch = self._norm("post_feedforward_layernorm", branch)
         x = x + branch * multiplier
+        if self.takes_shortcut:
+            x = x + step.shortcuts.pop(self.index)
         step.capture(f"{self.name}.residual", x)
         return x
 
@@ -113,6 +123,8 @@ class DecoderLayer:
         v = source.project(f"{attn}.v_proj", dims.v_head_dim)
         rotary = step.rotary[dims.layer_types[self.index]]
         q = apply_rotary(self._head_norm("q_norm", q), rotary, dims.head_dim)
+        if step.temperature is not None:
+            q *= step.temperature
         k = apply_rotary(self._head_norm("k_norm", k), rotary, dims.head_dim)
         for part, heads in (("q", q), ("k", k), ("v", v)):
             step.capture(f"{self.name}.attn.{part}", heads)
@@ -128,6 +140,9 @@ class DecoderLayer:
     def _mlp(self, x: Activations, step: Step) -> Activations:
         step.capture(f"{self.name}.mlp.in", x)
         moe = self.dims.moe if is_routed(self.weights.db, self.index) else None
+        if moe is not None and moe.shortcut:
+            step.shortcuts[self.index + 1] = self._mixture(x, moe, step)
+            moe = None
         out = self._dense("mlp", x) if moe is None else self._mixture(x, moe, step)
         step.capture(f"{self.name}.mlp.out", out)
         return out
@@ -138,11 +153,15 @@ class DecoderLayer:
 
         return gated_mlp(x, project, ACTIVATIONS[self.dims.hidden_act])
 
-    def _expert(self, index: int, x: Activations) -> Activations:
-        def project(name: str, values: Activations) -> Activations:
-            return self.weights.multiply(values, f"{self.key}.mlp.experts.{name}_proj.weight", index)
+    def _expert(self, index: int, x: Activations, moe: MoE) -> Activations:
+        if index >= moe.n_routed_experts:
+            return x
 
-        return gated_mlp(x, project, ACTIVATIONS[self.dims.hidden_act])
+        def project(name: str, values: Activations) -> Activations:
+            source = LayerInput(self.weights, values)
+            return source.project_expert(f"{self.key}.mlp.experts.{name}_proj", index)
+
+        return project("down", expert_features(x, project, moe, ACTIVATIONS[self.dims.hidden_act]))
 
     def _mixture(self, x: Activations, moe: MoE, step: Step) -> Activations:
         logits = LayerInput(self.weights, x).project(f"{self.key}.mlp.gate")
@@ -150,7 +169,7 @@ class DecoderLayer:
         experts, weights = route(logits, moe, self.weights.vector(bias) if bias in self.weights else None)
         for part, values in (("logits", logits), ("experts", experts), ("weights", weights)):
             step.capture(f"{self.name}.mlp.router.{part}", values)
-        out = mixture(x, experts, weights, self._expert)
+        out = mixture(x, experts, weights, lambda index, tokens: self._expert(index, tokens, moe))
         return out + self._dense("mlp.shared_experts", x) if moe.n_shared_experts else out
 
     def _norm(self, name: str, x: Activations) -> Activations:

@@ -51,6 +51,9 @@ class Dimensions:
     layer_types: tuple[LayerType, ...]
     rope: Mapping[str, Rope]
     moe: MoE | None
+    attn_temperature_scale: float
+    attn_temperature_length: int | None
+    index_topk: int | None
 
 
 def check_runnable(db: WeightDatabase) -> Dimensions:
@@ -79,10 +82,16 @@ def head_key(db: WeightDatabase) -> str:
 
 
 def is_routed(db: WeightDatabase, layer: int) -> bool:
-    """Whether a layer's MLP is a mixture of experts: it has a router or experts, and no dense projection."""
-    mlp = f"model.layers.{layer}.mlp"
+    """Whether a layer has experts: a router or experts, and no dense MLP in which they have no place."""
+    mlp, moe = f"model.layers.{layer}.mlp", db.config.moe
     mixture = f"{mlp}.gate.weight" in db or f"{mlp}.experts.gate_proj.weight" in db
-    return db.config.moe is not None and mixture and f"{mlp}.gate_proj.weight" not in db
+    return moe is not None and mixture and (moe.shortcut or f"{mlp}.gate_proj.weight" not in db)
+
+
+def takes_shortcut(db: WeightDatabase, layer: int) -> bool:
+    """Whether what the layer before has of experts is added after this one."""
+    moe = db.config.moe
+    return moe is not None and moe.shortcut and layer > 0 and is_routed(db, layer - 1)
 
 
 def _dimensions(db: WeightDatabase) -> Dimensions:
@@ -121,6 +130,9 @@ def _dimensions(db: WeightDatabase) -> Dimensions:
         layer_types=config.layer_types or ("full_attention",) * numbers["num_hidden_layers"],
         rope=config.rope,
         moe=config.moe,
+        attn_temperature_scale=config.attn_temperature_scale,
+        attn_temperature_length=config.attn_temperature_length,
+        index_topk=config.index_topk,
     )
 
 
@@ -164,6 +176,10 @@ def _check_numbers(d: Dimensions) -> None:
             )
     if "sliding_attention" in d.layer_types and d.sliding_window is None:
         raise UnsupportedModel("a layer slides over a window of unknown width", field="sliding_window")
+    if d.attn_temperature_scale and not d.attn_temperature_length:
+        raise UnsupportedModel(
+            "queries sharpen with their position, at steps of unknown length", field="attn_temperature_length"
+        )
     if d.moe is not None:
         check_routing(d.moe)
 
@@ -178,11 +194,16 @@ def _tensors(db: WeightDatabase, d: Dimensions) -> Shapes:
         for key, shape in (*_required(d), *_mlp(db, d, layer)):
             yield f"{stem}.{key}", shape
             bias = f"{stem}.{key.removesuffix('.weight')}.bias"
-            if len(shape) == 2 and bias in db:
-                yield bias, shape[:1]
+            if len(shape) > 1 and bias in db:
+                yield bias, shape[:-1]
         for key, shape in _optional(d):
             if f"{stem}.{key}" in db:
                 yield f"{stem}.{key}", shape
+        if d.moe is not None and d.moe.shortcut and is_routed(db, layer) and layer + 1 == d.num_hidden_layers:
+            raise UnsupportedModel(
+                "the last layer has experts whose output is for the layer after it",
+                tensor=f"{stem}.mlp.gate.weight",
+            )
         if f"{stem}.pre_feedforward_layernorm.weight" in db:
             yield f"{stem}.post_feedforward_layernorm.weight", (d.hidden_size,)
 
@@ -202,7 +223,7 @@ def _optional(d: Dimensions) -> Shapes:
     yield "self_attn.sinks", (d.num_attention_heads,)
     yield "pre_feedforward_layernorm.weight", (d.hidden_size,)
     if d.moe is not None:
-        yield "mlp.gate.e_score_correction_bias", (d.moe.n_routed_experts,)
+        yield "mlp.gate.e_score_correction_bias", (d.moe.n_routed_experts + d.moe.n_zero_experts,)
 
 
 def _mlp(db: WeightDatabase, d: Dimensions, layer: int) -> Shapes:
@@ -210,8 +231,10 @@ def _mlp(db: WeightDatabase, d: Dimensions, layer: int) -> Shapes:
     if d.moe is None or not is_routed(db, layer):
         yield from _gated(d, "mlp", (), _width(db, f"{stem}.mlp.gate_proj.weight"))
         return
+    if d.moe.shortcut:
+        yield from _gated(d, "mlp", (), _width(db, f"{stem}.mlp.gate_proj.weight"))
     experts = d.moe.n_routed_experts
-    yield "mlp.gate.weight", (experts, d.hidden_size)
+    yield "mlp.gate.weight", (experts + d.moe.n_zero_experts, d.hidden_size)
     yield from _gated(d, "mlp.experts", (experts,), d.moe.moe_intermediate_size)
     if d.moe.n_shared_experts:
         yield from _gated(

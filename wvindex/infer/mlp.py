@@ -67,6 +67,34 @@ def gated_mlp(x: NDArray[np.float32], project: Projection, activation: Map) -> N
     return project("down", hidden)
 
 
+def clamped_swiglu(
+    gate: NDArray[np.float32], up: NDArray[np.float32], limit: float, alpha: float
+) -> NDArray[np.float32]:
+    """Give ``(up + 1) * gate * sigmoid(alpha * gate)``, gate at most `limit`, up within it on both sides.
+
+    So GPT-OSS's experts have it (OpenAI's ``gpt_oss/torch/model.py``).
+    """
+    bound = np.float32(limit)
+    gate = np.minimum(gate, bound)
+    up = np.clip(up, -bound, bound)
+    return (up + 1) * gate * sigmoid(np.float32(alpha) * gate)
+
+
+def expert_features(
+    x: NDArray[np.float32], project: Projection, moe: MoE, activation: Map
+) -> NDArray[np.float32]:
+    """Give what an expert multiplies by its down projection: a gated or, where `moe` says so, clamped MLP's.
+
+    Parameters are as in `gated_mlp`.
+    """
+    gate, up = project("gate", x), project("up", x)
+    if moe.swiglu_limit is not None:
+        return clamped_swiglu(gate, up, moe.swiglu_limit, moe.swiglu_alpha)
+    hidden = activation(gate)
+    hidden *= up
+    return hidden
+
+
 def route(
     logits: NDArray[np.float32], moe: MoE, bias: NDArray[np.float32] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -79,15 +107,16 @@ def route(
 
     Parameters
     ----------
-    logits : (T, n_routed_experts) float32
+    logits : (T, n_routed_experts + n_zero_experts) float32
     moe : MoE
-    bias : (n_routed_experts,) float32, optional
+    bias : (n_routed_experts + n_zero_experts,) float32, optional
         `e_score_correction_bias`.
 
     Returns
     -------
     indices : (T, num_experts_per_tok) int64
-        Best first; of equal scores the lower index.
+        Best first; of equal scores the lower index. From `n_routed_experts` on they name experts without
+        weights.
     weights : (T, num_experts_per_tok) float32
         Normalized to a sum of 1 if `norm_topk_prob`, then times `routed_scaling_factor`.
 
@@ -136,6 +165,13 @@ def mixture(
 
 def check_routing(moe: MoE) -> None:
     """Refuse numbers of experts and groups that cannot go together."""
+    if moe.n_zero_experts and moe.topk_method != "greedy":
+        raise MetadataError(
+            "experts without weights are in no group",
+            field="topk_method",
+            expected="greedy",
+            found=moe.topk_method,
+        )
     if moe.n_group < 1 or moe.n_routed_experts % moe.n_group:
         raise MetadataError(
             "experts do not divide into groups",
@@ -151,7 +187,8 @@ def check_routing(moe: MoE) -> None:
             found=moe.topk_group,
         )
     grouped = moe.topk_method != "greedy"
-    candidates = moe.n_routed_experts // moe.n_group * moe.topk_group if grouped else moe.n_routed_experts
+    everything = moe.n_routed_experts + moe.n_zero_experts
+    candidates = moe.n_routed_experts // moe.n_group * moe.topk_group if grouped else everything
     if not 1 <= moe.num_experts_per_tok <= candidates:
         raise MetadataError(
             "more experts are chosen than there are to choose from",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wvindex.errors import SelectionError, UsageError
+from wvindex.errors import SelectionError, UnsupportedModel, UsageError
 from wvindex.formats.blas import one_thread
 from wvindex.infer.cache import KVCache
 from wvindex.infer.capture import Captures, activation_names
@@ -18,6 +18,7 @@ from wvindex.infer.layout import check_runnable, head_key, is_routed
 from wvindex.infer.norm import rms_norm
 from wvindex.infer.rope import rotary_tables, uses_long_frequencies
 from wvindex.infer.sampling import check_temperature, sample
+from wvindex.infer.temperature import query_temperature
 from wvindex.infer.weights import WeightDatabase, Weights
 
 
@@ -127,6 +128,8 @@ class Model:
             If a token is not in the vocabulary.
         UsageError
             If there are no tokens, no activation has a captured name, or the cache is another model's.
+        UnsupportedModel
+            If there are more tokens, with those in the cache, than the configuration's `index_topk`.
         """
         ids = _token_ids(tokens, self.dimensions.vocab_size)
         captures = Captures(capture, self.activation_names if len(capture) else ())
@@ -137,8 +140,14 @@ class Model:
                 found=cache.num_layers,
             )
         start = cache.length if cache else 0
+        self._check_length(start + len(ids))
         rotary = {name: rotary_tables(rope, start, len(ids)) for name, rope in self.dimensions.rope.items()}
-        step = Step(rotary=rotary, cache=cache, capture=captures)
+        step = Step(
+            rotary=rotary,
+            cache=cache,
+            capture=captures,
+            temperature=query_temperature(self.dimensions, start, len(ids)),
+        )
         x = self._embed(ids)
         captures("embed", x)
         with one_thread():  # Products divide their work among threads themselves.
@@ -188,8 +197,9 @@ class Model:
 
         Raises
         ------
-        SelectionError, UsageError
-            At once, as `forward`, and if a number is out of its range.
+        SelectionError, UsageError, UnsupportedModel
+            At once, as `forward`, and if a number is out of its range; the last also once the sequence has
+            grown too long.
         """
         check_temperature(temperature)
         if max_new_tokens < 0:
@@ -200,6 +210,7 @@ class Model:
                 found=max_new_tokens,
             )
         sequence = _token_ids(tokens, self.dimensions.vocab_size).tolist()
+        self._check_length(len(sequence))
         return self._continue(sequence, max_new_tokens, temperature, np.random.default_rng(seed))
 
     def _continue(
@@ -215,6 +226,17 @@ class Model:
             yield token
             if token in self.config.eos_token_ids:
                 return
+
+    def _check_length(self, n_tokens: int) -> None:
+        """Refuse more tokens than a sparse attention's indexer, which is not run, would let through."""
+        limit = self.dimensions.index_topk
+        if limit is not None and n_tokens > limit:
+            raise UnsupportedModel(
+                "this model's indexer would choose among the keys, and the forward pass does not run it",
+                field="index_topk",
+                expected=f"at most {limit} tokens",
+                found=n_tokens,
+            )
 
     def _changes_frequencies(self, before: int, after: int) -> bool:
         """Whether growing from one length to another passes LongRoPE's threshold, so keys must be redone."""

@@ -50,6 +50,13 @@ class LayerInput:
             heads[:, :, start:stop] *= self._factor(scale)[:, :, None]
         return y
 
+    def project_expert(self, stem: str, expert: int) -> NDArray[np.float32]:
+        """Give ``x @ W.T + bias`` for one expert's matrix of the stack `stem`, and its row of the biases."""
+        y = self.weights.multiply(self.x, f"{stem}.weight", expert)
+        if f"{stem}.bias" in self.weights:
+            y += self.weights.vector(f"{stem}.bias")[expert]
+        return y
+
     def _linear(self, stem: str) -> NDArray[np.float32]:
         y = self.weights.multiply(self.x, f"{stem}.weight")
         if f"{stem}.bias" in self.weights:

@@ -73,7 +73,7 @@ def reference_mla(
     c_q, c_kv = _down(x, weights, mla)
     q_nope, q_rope = _queries(x if c_q is None else c_q, weights, mla, num_heads)
     c_kv, k_rope = c_kv[:, : mla.kv_lora_rank], c_kv[:, mla.kv_lora_rank :]
-    c_kv = _rms_norm(c_kv, weights["kv_a_layernorm"], mla.norm_eps)
+    c_kv = _rms_norm(c_kv, weights["kv_a_layernorm"], mla.norm_eps) * mla.kv_lora_scale
     k_nope, v = _keys_and_values(c_kv, weights, mla, num_heads)
     q_rope = _rotate(q_rope, positions, rope, mla.interleaved_rope)
     k_rope = _rotate(k_rope[:, None, :], positions, rope, mla.interleaved_rope)[:, 0]
@@ -119,7 +119,8 @@ def _queries(c: Array, weights: Mapping[str, Array], mla: MLA, num_heads: int) -
     if mla.q_lora_rank is None:
         q = _project(c, weights, "q_proj")
     else:
-        q = _project(_rms_norm(c, weights["q_a_layernorm"], mla.norm_eps), weights, "q_b_proj")
+        c = _rms_norm(c, weights["q_a_layernorm"], mla.norm_eps) * mla.q_lora_scale
+        q = _project(c, weights, "q_b_proj")
     q = q.reshape(len(c), num_heads, mla.qk_nope_head_dim + mla.qk_rope_head_dim)
     return q[..., : mla.qk_nope_head_dim], q[..., mla.qk_nope_head_dim :]
 

@@ -11,9 +11,11 @@ from typing import Final, Literal
 from wvindex.arch.keys import layer_key, split_layer
 from wvindex.formats.arrays import RowScale
 from wvindex.inspection.latent import DOWN, FACTORS, KV_B, LATENT, SPLIT, Derived, LatentLayer, Latest
+from wvindex.query.choice import LayerChoice, chosen_layers
 from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
-from wvindex.query.select import LayerChoice, expert_key, standard_order
+from wvindex.query.select import expert_key, standard_order
+from wvindex.sizes import bits_per_weight
 
 How = Literal["stored", "tied", "moved", "factors"]
 """What stands on the two sides: arrays as they are stored; a head and the embedding that it is tied to; rows
@@ -61,7 +63,7 @@ class Side:
     @property
     def bits(self) -> float:
         """Stored bits per stored weight."""
-        return bits_per_weight(self.sources)
+        return stored_bits(self.sources)
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,11 @@ class Alignment:
     unlike: tuple[tuple[Tensor, Tensor], ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing on either side."""
+        return not (self.pairs or self.missing or self.extra or self.unlike)
+
     def chosen(self, a: set[str], b: set[str]) -> Alignment:
         """Give what a selection means: keys that were chosen on either side, experts of stacks too."""
         keys = a | b
@@ -124,24 +131,37 @@ class Alignment:
         )
 
 
-def selected(db: Store, selector: str | None, layers: LayerChoice, role: str | None) -> set[str]:
-    """Give the keys that a selector means in a model; raises as `Store.select`."""
-    return {tensor.key for tensor in db.select(selector or "*", layer=layers, role=role)}
+def selected(
+    a: Store, b: Store, selector: str | None, layers: LayerChoice, role: str | None
+) -> tuple[set[str], set[str]]:
+    """Give the keys that a selector means in each of two models; raises as `Store.select`.
+
+    A layer that one of them lacks may still be chosen: its tensors are missing there.
+    """
+    wanted = chosen_layers(layers, [tensor.spec for db in (a, b) for tensor in db.values()])
+    first, second = (
+        {tensor.key for tensor in db.select(selector or "*", role=role) if _is_of(tensor.key, wanted)}
+        for db in (a, b)
+    )
+    return first, second
 
 
-def bits_per_weight(tensors: Iterable[Tensor]) -> float:
+def _is_of(key: str, layers: frozenset[int] | None) -> bool:
+    return layers is None or split_layer(key)[0] in layers
+
+
+def stored_bits(tensors: Iterable[Tensor]) -> float:
     """Give stored bits, scales included, per stored weight; NaN without weights."""
     each = {(tensor.key, tensor.shape): tensor for tensor in tensors}.values()
-    size = sum(tensor.size for tensor in each)
-    return 8 * sum(tensor.nbytes for tensor in each) / size if size else math.nan
+    return bits_per_weight(sum(tensor.nbytes for tensor in each), sum(tensor.size for tensor in each))
 
 
 def align(a: Store, b: Store) -> Alignment:
     """Find which tensors are the same ones: those of one standard key, and what stands under another form.
 
-    A head that one side has and the other ties to its embedding is compared with the embedding; stacked
-    experts with experts of their own; factors of latent attention that one side keeps, by their product, with
-    the dense arrays of the other.
+    A head that one side has and the other ties to its embedding is compared with the embedding; parts of what
+    one side fuses, with arrays of their own; stacked experts likewise; factors of latent attention that one
+    side keeps, by their product, with the dense arrays of the other.
     """
     return _Aligning(a, b).result()
 
@@ -160,6 +180,7 @@ class _Aligning:
         self.right: dict[str, Tensor] = dict(self.b)
 
     def result(self) -> Alignment:
+        self._parted()
         self._latent()
         self._tied()
         self._unstacked()
@@ -181,6 +202,13 @@ class _Aligning:
     def _ordered(self) -> Iterator[Pair]:
         specs = (replace(pair.a.tensor.spec, key=key) for key, pair in self.pairs.items())
         return (self.pairs[spec.key] for spec in standard_order(specs))
+
+    def _parted(self) -> None:
+        """Take apart arrays that are fused on one side alone."""
+        for mine, theirs in ((self.left, self.right), (self.right, self.left)):
+            for key in [key for key, tensor in mine.items() if tensor.parts and key not in theirs]:
+                fused = mine.pop(key)
+                mine.update((part, fused.part(part)) for part in fused.parts)
 
     def _tied(self) -> None:
         """Compare a head with the embedding that the other side ties its own to."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, Final, Literal
 
 from wvindex.arch.keys import split_layer
-from wvindex.errors import UsageError
+from wvindex.errors import SpectrumNotFound, UsageError
 from wvindex.inspection.collect import Compute, Grouping, Job, Progress, collect
 from wvindex.inspection.experts import EXPERT, expert_rows
 from wvindex.inspection.feature_norms import FEATURE, block_of, block_tensors, feature_rows, feed_forward_of
@@ -35,9 +35,9 @@ from wvindex.inspection.tensor_stats import (
     tensor_row,
 )
 from wvindex.opening import open as open_any
+from wvindex.query.choice import LayerChoice
 from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
-from wvindex.query.select import LayerChoice
 
 By = Literal["tensor", "layer", "role", "head", "expert", "feature", "row", "column"]
 
@@ -67,7 +67,7 @@ def stats(
         A store, or a bare GGUF or safetensors checkpoint.
     selector : str, optional
         A glob for keys or aliases, as `Store.select` takes it; all tensors by default.
-    layers : int, range, slice or iterable of int, optional
+    layers : int, range, slice or several of them, optional
     by : {"tensor", "layer", "role", "head", "expert", "feature", "row", "column"}
         What a row of the table is. Layers and roles are taken over all values of their tensors; heads
         are those of whole layers whose attention is dense, or latent; experts those of stacks; features
@@ -93,7 +93,7 @@ def stats(
     UsageError
         If `by` or `spectrum` is none of these, or a spectrum is asked of neither tensors nor experts.
     SelectionError
-        If `layers` is no choice of layers.
+        If `layers` is no choice of layers, or means none that there is.
     UndecodableType
         If nobody decodes the encoding of a chosen tensor.
     """
@@ -113,9 +113,16 @@ def stats(
     rows = [
         {name: value for part in parts for name, value in part.items()} for parts in zip(*found, strict=True)
     ]
+    if spectrum is not None:
+        notes += tuple(_not_found(rows, tensors))
     if spectrum is not None and by == "tensor" and any(tensor.ndim > 2 for tensor in tensors):
         notes += ("a stack is no matrix and has no singular values; by expert there are those of each",)
     return Table.of_dicts(f"{by}s", columns, rows, notes)
+
+
+def columns_of(by: By, kind: Kind | None = None) -> tuple[str, ...]:
+    """Give the columns of the table that `stats` would give, before anything is computed."""
+    return GROUPINGS[by].columns + (SPECTRUM if kind is not None else ())
 
 
 def _nbytes(tensors: Sequence[Tensor]) -> int:
@@ -222,7 +229,21 @@ def _expert_spectra(stack: Tensor, kind: Kind, top: int) -> list[Row]:
 def _spectrum_row(matrix: Tensor, moments: Moments, kind: Kind, top: int) -> Row:
     if moments.nan or moments.inf:
         return {}
-    return spectrum(matrix, moments.sum_of_squares, kind, top=top).to_row()
+    try:
+        return spectrum(matrix, moments, kind, top=top).to_row()
+    except SpectrumNotFound:  # which spoils no other row: `_not_found` says whose it is
+        return {}
+
+
+def _not_found(rows: Iterable[Row], tensors: Iterable[Tensor]) -> Iterator[str]:
+    """Tell of the finite matrices that have no spectrum all the same."""
+    ranks = {tensor.key: tensor.ndim for tensor in tensors}
+    for row in rows:
+        is_matrix = "expert" in row or ranks[row["key"]] == 2
+        if is_matrix and row.get("singular_values") is None and not (row.get("nan") or row.get("inf")):
+            expert = f" expert {row['expert']}" if "expert" in row else ""
+            place = f"{row['key']}{expert}"
+            yield f"{place}: the largest singular values are not found, and it is too large to take all"
 
 
 _SPECTRAL: Final[

@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wvindex.errors import SelectionError, UsageError, WvindexError
+from wvindex.inspection.progress import Progress
+from wvindex.inspection.progress import advance_of as counting
 from wvindex.inspection.search import Field, Found
 from wvindex.query.database import Store
 
 EVIDENCE: Final = "evidence from weights alone, not what the model does with a text"
 """What every table says that reads directions as if nothing else were in the model."""
-
-Progress = Callable[[int, int], None]
-"""Told the encoded bytes that were gone through, and of how many."""
 
 
 def query_vectors(vector: NDArray[Any], hidden: int) -> NDArray[np.float64]:
@@ -47,6 +46,8 @@ def query_vectors(vector: NDArray[Any], hidden: int) -> NDArray[np.float64]:
             expected=f"{hidden} values",
             found=array.shape[-1],
         )
+    if not array.size:
+        raise UsageError("there is no vector", field="vector", expected="one or more", found="none")
     with np.errstate(invalid="ignore"):
         vectors = array.astype(np.float64).reshape(-1, hidden)
     if not np.isfinite(vectors).all():
@@ -65,23 +66,21 @@ def count(name: str, value: int) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        number = 0
-    if number < 1 or isinstance(value, bool):
-        raise UsageError(f"{name} is out of range", field=name, expected="1 or more", found=value)
+        raise _no_count(name, "is no integer", repr(value)) from None
+    if isinstance(value, bool):
+        raise _no_count(name, "is no integer", value)
+    if number < 1:
+        raise _no_count(name, "is out of range", value)
     return number
+
+
+def _no_count(name: str, problem: str, found: object) -> UsageError:
+    return UsageError(f"{name} {problem}", field=name, expected="1 or more", found=found)
 
 
 def advance_of(fields: list[Field], progress: Progress | None) -> Callable[[int], None]:
     """Give what tells `progress` of all bytes when it is told of some."""
-    done, total = 0, sum(field.tensor.nbytes for field in fields)
-
-    def advance(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        if progress is not None:
-            progress(done, total)
-
-    return advance
+    return counting(sum(field.tensor.nbytes for field in fields), progress)
 
 
 def left_out(found: Found) -> list[str]:

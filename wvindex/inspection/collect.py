@@ -46,6 +46,10 @@ class Grouping:
     reads: Callable[[Store, list[Tensor]], list[Tensor]] = lambda db, tensors: tensors
     options: Callable[[Store], Mapping[str, Any]] = lambda db: {}
 
+    def nbytes(self, tensors: Iterable[Tensor]) -> int:
+        """Give the bytes that are gone through for a subject."""
+        return self.passes * sum(tensor.nbytes for tensor in tensors)
+
 
 @dataclass(frozen=True)
 class Job:
@@ -62,6 +66,56 @@ class Job:
     name: str
     grouping: Grouping
     tensors: Sequence[Tensor]
+
+    def subjects(self, db: Store) -> dict[str, list[Tensor]]:
+        """Give, by subject, what its rows are computed from."""
+        found: dict[str, list[Tensor]] = {}
+        for tensor in self.tensors:
+            name = self.grouping.subject(db, tensor)
+            if name is not None:
+                found.setdefault(name, []).append(tensor)
+        return {name: self.grouping.reads(db, some) for name, some in found.items()}
+
+
+class JobRows:
+    """The rows of a job, subject by subject: taken from what a store keeps, or computed and left there.
+
+    Parameters
+    ----------
+    db : Store
+    job : Job
+    advance : callable
+        Told the encoded bytes that were gone through, or need not be.
+    keep : bool
+        Whether to take what the store has in ``stats/``, and to leave there what is new.
+    """
+
+    def __init__(self, db: Store, job: Job, advance: Advance, *, keep: bool) -> None:
+        self._db = db
+        self._grouping = job.grouping
+        self._advance = advance
+        self._kept = Kept.of(db, job.name, job.grouping.columns) if keep and job.grouping.is_kept else None
+        self._options = {"by": job.name, **job.grouping.options(db)}
+
+    def rows(self, subject: str, tensors: Sequence[Tensor]) -> list[Row]:
+        """Give the rows of a subject."""
+        if self._kept is None:
+            return self._grouping.compute(self._db, tensors, self._advance)
+        digest = digest_of(self._db, tensors, self._options)
+        found = self._kept.get(subject, digest)
+        if found is None:
+            found = self._grouping.compute(self._db, tensors, self._advance)
+            self._kept.put(subject, digest, found)
+        else:
+            self._advance(self._grouping.nbytes(tensors))
+        return found
+
+    def save(self) -> list[str]:
+        """Leave in the store what is new; give what whoever reads the table should know of that."""
+        if self._kept is None:
+            return []
+        self._kept.save()
+        return self._kept.notes
 
 
 def collect(
@@ -84,23 +138,14 @@ def collect(
         If nobody decodes the encoding of a tensor.
     """
     run = _Run(db, keep, progress)
-    subjects = [_subjects(db, job) for job in jobs]
+    subjects = [job.subjects(db) for job in jobs]
     run.total = sum(
-        job.grouping.passes * _nbytes(tensors)
+        job.grouping.nbytes(tensors)
         for job, some in zip(jobs, subjects, strict=True)
         for tensors in some.values()
     )
     rows = [run.rows(job, some) for job, some in zip(jobs, subjects, strict=True)]
     return rows, tuple(run.notes)
-
-
-def _subjects(db: Store, job: Job) -> dict[str, list[Tensor]]:
-    found: dict[str, list[Tensor]] = {}
-    for tensor in job.tensors:
-        name = job.grouping.subject(db, tensor)
-        if name is not None:
-            found.setdefault(name, []).append(tensor)
-    return {name: job.grouping.reads(db, some) for name, some in found.items()}
 
 
 class _Run:
@@ -115,32 +160,13 @@ class _Run:
         self.notes: dict[str, None] = {}
 
     def rows(self, job: Job, subjects: Mapping[str, Sequence[Tensor]]) -> list[Row]:
-        grouping, is_kept = job.grouping, self._keep and job.grouping.is_kept
-        kept = Kept.of(self._db, job.name, grouping.columns) if is_kept else None
-        options = {"by": job.name, **grouping.options(self._db)}
-        rows: list[Row] = []
+        of = JobRows(self._db, job, self._advance, keep=self._keep)
         try:
-            for subject, tensors in subjects.items():
-                digest = digest_of(self._db, tensors, options) if kept else None
-                found = kept.get(subject, digest) if kept else None
-                if found is None:
-                    found = grouping.compute(self._db, tensors, self._advance)
-                    if kept:
-                        kept.put(subject, digest, found)
-                else:
-                    self._advance(grouping.passes * _nbytes(tensors))
-                rows += found
-        finally:
-            if kept:  # also what was done when somebody had enough
-                kept.save()
-                self.notes |= dict.fromkeys(kept.notes)
-        return rows
+            return [row for subject, tensors in subjects.items() for row in of.rows(subject, tensors)]
+        finally:  # also what was done when somebody had enough
+            self.notes |= dict.fromkeys(of.save())
 
     def _advance(self, nbytes: int) -> None:
         self._done += nbytes
         if self._progress is not None:
             self._progress(self._done, self.total)
-
-
-def _nbytes(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)

@@ -63,6 +63,30 @@ def slow_state(a: Any, b: Any, state: Any) -> None:
 
 
 @inline
+def add_piece(a: Any, b: Any, distances: Any, keys: Any, state: Any) -> None:
+    """Add at most `PIECE` values; `keys` views `distances` as integers, which sort as they do."""
+    found = sums_of(a, b, distances)
+    if not np.isfinite(found[2] + found[3]):
+        slow_state(a, b, state)
+        return
+    state[A_SQUARES] += found[2]
+    state[B_SQUARES] += found[3]
+    state[PRODUCTS] += found[4]
+    if found[0] == 0:
+        return
+    state[ABS] += found[0]
+    state[SQUARES] += found[1]
+    here = keys[: a.size]
+    most = changed = np.int64(0)
+    for i in range(here.size):
+        most = max(most, here[i])
+        changed += here[i] != 0
+    state[CHANGED] += changed
+    keys[0] = most
+    state[MOST] = max(state[MOST], distances[0])
+
+
+@inline
 def find(a: Any, b: Any, most: float) -> int:
     """Give the first place where finite values are so far apart."""
     for i in range(a.size):
@@ -81,7 +105,7 @@ def difference_kernel() -> Callable[..., int]:
 
     def difference(a: Any, b: Any, width: int, states: Any, least: float) -> int:
         distances = np.empty(PIECE)
-        keys = distances.view(np.int64)  # of numbers that are not negative: they sort as the numbers do
+        keys = distances.view(np.int64)  # of numbers that are not negative
         worst = -1
         for row in range(states.shape[0]):
             state = states[row]
@@ -89,26 +113,7 @@ def difference_kernel() -> Callable[..., int]:
             end = (row + 1) * width
             for start in range(row * width, end, PIECE):
                 stop = min(start + PIECE, end)
-                x, y = a[start:stop], b[start:stop]
-                found = sums_of(x, y, distances)
-                if not np.isfinite(found[2] + found[3]):
-                    slow_state(x, y, state)
-                    continue
-                state[A_SQUARES] += found[2]
-                state[B_SQUARES] += found[3]
-                state[PRODUCTS] += found[4]
-                if found[0] == 0:
-                    continue
-                state[ABS] += found[0]
-                state[SQUARES] += found[1]
-                here = keys[: x.size]
-                most = changed = np.int64(0)
-                for i in range(here.size):
-                    most = max(most, here[i])
-                    changed += here[i] != 0
-                state[CHANGED] += changed
-                keys[0] = most
-                state[MOST] = max(state[MOST], distances[0])
+                add_piece(a[start:stop], b[start:stop], distances, keys, state)
             if state[MOST] > least:
                 least, worst = state[MOST], row
         if worst < 0:

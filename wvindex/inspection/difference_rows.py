@@ -9,13 +9,14 @@ from typing import Final
 import numpy as np
 
 from wvindex.arch.keys import split_layer
-from wvindex.inspection.aligned import Pair, bits_per_weight
+from wvindex.inspection.aligned import Pair, stored_bits
 from wvindex.inspection.gap import GAP, Gap, damage, exceeds
 from wvindex.inspection.moments import Moments
 from wvindex.inspection.scan import scan
 from wvindex.inspection.side_by_side import Seen, have_equal_bytes, side_by_side
 from wvindex.inspection.tensor_stats import Row, role_of
 from wvindex.query.lazy import Tensor
+from wvindex.sizes import shape_text
 
 STORED: Final = ("a_bits", "b_bits")
 TENSOR: Final = (
@@ -84,7 +85,7 @@ def tensor_row(one: Compared, metric: str, threshold: float | None) -> Row:
     row |= {
         "status": status,
         "over": status == "different" and exceeds(row, metric, threshold),
-        "shape": shape_text(pair.a.tensor),
+        "shape": shape_text(pair.a.tensor.shape),
         "a_encoding": pair.a.encoding,
         "b_encoding": pair.b.encoding,
         "a_bits": pair.a.bits,
@@ -133,23 +134,23 @@ def group_row(some: Sequence[tuple[Compared, Gap, Row]]) -> Row:
         "tensors": len(some),
         "different": sum(one.status == "different" for one, _, _ in some),
         "over": sum(row["over"] for _, _, row in some),
-        "a_bits": bits_per_weight(a),
-        "b_bits": bits_per_weight(b),
+        "a_bits": stored_bits(a),
+        "b_bits": stored_bits(b),
     }
     return row | Gap.merged(gap for _, gap, _ in some).to_row()
 
 
 def one_sided_row(tensor: Tensor) -> Row:
     """Give the row of a tensor that the other side lacks: the columns `ONE_SIDED`."""
-    stored = {"nbytes": tensor.nbytes, "bits_per_weight": bits_per_weight([tensor])}
-    return _place(tensor.key) | {"shape": shape_text(tensor), "encoding": tensor.encoding} | stored
+    stored = {"nbytes": tensor.nbytes, "bits_per_weight": stored_bits([tensor])}
+    return _place(tensor.key) | {"shape": shape_text(tensor.shape), "encoding": tensor.encoding} | stored
 
 
 def unlike_row(a: Tensor, b: Tensor) -> Row:
     """Give the row of two tensors of one key and different shapes: the columns `UNLIKE`."""
     return _place(a.key) | {
-        "a_shape": shape_text(a),
-        "b_shape": shape_text(b),
+        "a_shape": shape_text(a.shape),
+        "b_shape": shape_text(b.shape),
         "a_encoding": a.encoding,
         "b_encoding": b.encoding,
     }
@@ -158,11 +159,6 @@ def unlike_row(a: Tensor, b: Tensor) -> Row:
 def ranked(rows: Iterable[Row], metric: str) -> list[Row]:
     """Sort rows by damage, the most first; equals keep their order."""
     return sorted(rows, key=lambda row: damage(row, metric), reverse=True)
-
-
-def shape_text(tensor: Tensor) -> str:
-    """Write a shape: ``4x256x256``, or ``scalar``."""
-    return "x".join(map(str, tensor.shape)) or "scalar"
 
 
 def _place(key: str) -> Row:

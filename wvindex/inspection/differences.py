@@ -16,16 +16,15 @@ from wvindex.inspection.aligned import Alignment, Pair, align, selected
 from wvindex.inspection.config_difference import CONFIG, config_differences
 from wvindex.inspection.difference_rows import Compared
 from wvindex.inspection.gap import METRICS, Gap
+from wvindex.inspection.progress import Progress
+from wvindex.inspection.selected import nothing_matches
 from wvindex.inspection.table import Table
 from wvindex.inspection.tensor_stats import Row
 from wvindex.opening import open as open_any
+from wvindex.query.choice import LayerChoice
 from wvindex.query.database import Store
-from wvindex.query.select import LayerChoice
 
 Metric = Literal["rel_l2", "max_abs", "mean_abs", "rmse", "cosine", "sqnr_db"]
-
-Progress = Callable[[int, int], None]
-"""Told the encoded bytes of both sides that were gone through, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def diff(
         Stores, or bare GGUF or safetensors checkpoints. `a` is what the other is held against.
     selector : str, optional
         A glob for keys or aliases of either, as `Store.select` takes it; all tensors by default.
-    layers : int, range, slice or iterable of int, optional
+    layers : int, range, slice or several of them, optional
     role : str, optional
         A glob for what follows the layer in the key.
     metric : {"rel_l2", "max_abs", "mean_abs", "rmse", "cosine", "sqnr_db"}
@@ -143,7 +142,7 @@ def diff(
     worst : int
         Rows of each tensor that are named.
     progress : callable, optional
-        ``progress(bytes_done, bytes_total)``.
+        ``progress(bytes_done, bytes_total)``, of both sides.
 
     Returns
     -------
@@ -154,7 +153,7 @@ def diff(
     UsageError
         If `metric` is none of these, or a number is out of range.
     SelectionError
-        If `layers` is no choice of layers.
+        If `layers` is no choice of layers, or means none that there is, or nothing matches.
     UndecodableType
         If nobody decodes the encoding of a tensor, and its bytes differ.
     """
@@ -165,9 +164,13 @@ def diff(
         )
         found = align(left, right)
         if selector is not None or layers is not None or role is not None:
-            choices = (selected(db, selector, layers, role) for db in (left, right))
-            found = found.chosen(*choices)
+            found = found.chosen(*selected(left, right, selector, layers, role))
+            if found.is_empty:
+                raise nothing_matches(left, right, selector=selector, layers=layers, role=role)
         return _Run(found, metric, threshold, worst, progress).result(left, right)
+
+
+_SIGNED: Final = frozenset({"cosine", "sqnr_db"})
 
 
 def _check(metric: str, threshold: float | None, worst: int) -> None:
@@ -175,6 +178,9 @@ def _check(metric: str, threshold: float | None, worst: int) -> None:
         raise UsageError("no such metric", field="metric", expected=", ".join(METRICS), found=metric)
     if threshold is not None and math.isnan(threshold):
         raise UsageError("a threshold is a number", field="threshold", found=threshold)
+    if threshold is not None and threshold < 0 and metric not in _SIGNED:
+        expected = f"0 or more, as {metric} is"
+        raise UsageError("a threshold out of range", field="threshold", expected=expected, found=threshold)
     if worst < 0:
         raise UsageError("a number of rows is not negative", field="worst", found=worst)
 

@@ -19,11 +19,11 @@ from wvindex.arch.keys import layer_key
 from wvindex.errors import UnsupportedModel
 from wvindex.formats.blas import one_thread
 from wvindex.infer.layout import is_routed
-from wvindex.infer.mlp import ACTIVATIONS, check_routing, route
+from wvindex.infer.mlp import ACTIVATIONS, check_routing, expert_features, route
 from wvindex.infer.norm import rms_norm
 from wvindex.infer.projection import LayerInput
 from wvindex.infer.weights import Weights
-from wvindex.inspection.asking import Progress
+from wvindex.inspection.progress import Progress
 from wvindex.inspection.residual import has_branch_norms
 from wvindex.query.database import Store
 
@@ -165,13 +165,14 @@ class _MLP:
     def _activations(self, x: Activations) -> Iterator[Part]:
         stem = layer_key(self._layer, "mlp")
         everything = (range(len(x)), [1.0] * len(x))
-        if self._moe is None:
+        if self._moe is None or self._moe.shortcut:
             yield Part("mlp", None, *everything, self._dense(stem, x))
+        if self._moe is None:
             return
         experts, weights = self._routes(x, self._moe)
-        for expert in np.unique(experts).tolist():
+        for expert in np.unique(experts[experts < self._moe.n_routed_experts]).tolist():
             of, slots = np.nonzero(experts == expert)
-            values = self._expert(f"{stem}.experts", expert, x[of])
+            values = self._expert(f"{stem}.experts", expert, x[of], self._moe)
             yield Part("mlp.experts", expert, of.tolist(), weights[of, slots].tolist(), values)
         if self._moe.n_shared_experts:
             yield Part("mlp.shared_experts", None, *everything, self._dense(f"{stem}.shared_experts", x))
@@ -186,9 +187,11 @@ class _MLP:
         source = LayerInput(self._weights, x)
         return self._activation(source.project(f"{stem}.gate_proj")) * source.project(f"{stem}.up_proj")
 
-    def _expert(self, stem: str, expert: int, x: Activations) -> Activations:
-        gate = self._weights.multiply(x, f"{stem}.gate_proj.weight", expert)
-        return self._activation(gate) * self._weights.multiply(x, f"{stem}.up_proj.weight", expert)
+    def _expert(self, stem: str, expert: int, x: Activations, moe: MoE) -> Activations:
+        def project(name: str, values: Activations) -> Activations:
+            return LayerInput(self._weights, values).project_expert(f"{stem}.{name}_proj", expert)
+
+        return expert_features(x, project, moe, self._activation)
 
 
 def _weakness(one: Excited) -> float:

@@ -21,8 +21,7 @@ def model_facts(config: ModelConfig, summary: Summary) -> Facts:
 
 
 def _model(config: ModelConfig, summary: Summary) -> Facts:
-    family = config.family or "unknown: tensors keep their own names"
-    yield "family", family if family == config.model_type else f"{family} (model_type {config.model_type})"
+    yield "family", _family(config)
     extra = f", and {len(summary.mtp_layers)} for multi-token prediction" if summary.mtp_layers else ""
     yield "layers", f"{summary.layers}{extra}"
     if config.hidden_size:
@@ -32,6 +31,18 @@ def _model(config: ModelConfig, summary: Summary) -> Facts:
         yield "vocabulary", f"{config.vocab_size}{tied}"
     if config.max_position_embeddings:
         yield "context", f"{config.max_position_embeddings} tokens"
+
+
+def _family(config: ModelConfig) -> str:
+    if config.family == config.model_type:
+        return config.family
+    said = f"model_type {config.model_type}"
+    if config.family is not None:
+        return f"{config.family} ({said})"
+    from wvindex.arch.registry import is_known
+
+    why = f"{said}, but metadata or tensors that do not fit it" if is_known(config.model_type) else said
+    return f"unknown: tensors keep their own names ({why})"
 
 
 def _attention(config: ModelConfig) -> Facts:
@@ -52,6 +63,9 @@ def _attention(config: ModelConfig) -> Facts:
             yield "" if position else "rotary", f"{name}: {text}"
     if config.attention_scale is not None:
         yield "scale", f"{config.attention_scale:.6g}"
+    if config.attn_temperature_scale:
+        every = f"every {config.attn_temperature_length} tokens"
+        yield "", f"queries sharpen {every}, by {config.attn_temperature_scale:g} of the logarithm"
 
 
 def latent_text(mla: MLA, form: str) -> str:
@@ -78,10 +92,13 @@ def experts_text(moe: MoE) -> str:
     """Say how many experts there are."""
     shared = f"; {moe.n_shared_experts} shared" if moe.n_shared_experts else ""
     counts = f"{moe.n_routed_experts} routed, {moe.num_experts_per_tok} a token{shared}"
-    return f"{counts}; {moe.moe_intermediate_size} wide"
+    zero = f"; {moe.n_zero_experts} without weights" if moe.n_zero_experts else ""
+    clamped = f", SwiGLU clamped at {moe.swiglu_limit:g}" if moe.swiglu_limit is not None else ""
+    return f"{counts}{zero}; {moe.moe_intermediate_size} wide{clamped}"
 
 
 def routing_text(moe: MoE) -> str:
     """Say how experts are chosen."""
     groups = f", {moe.topk_group} of {moe.n_group} groups" if moe.n_group > 1 else ""
-    return f"{moe.scoring_func}, {moe.topk_method}{groups}"
+    beside = "; beside the MLP, added a layer later" if moe.shortcut else ""
+    return f"{moe.scoring_func}, {moe.topk_method}{groups}{beside}"

@@ -44,7 +44,7 @@ class FeedForward:
     projections : dict of str to Tensor
         Those of `PARTS` that are there; as many features in each.
     has_bias : frozenset of str
-        Parts to which a bias is added: a row of zeros does not silence those.
+        Parts to which a number is added, a bias or GPT-OSS's 1: a row of zeros does not silence those.
     """
 
     layer: int
@@ -93,8 +93,11 @@ def feed_forward(db: Store, number: int, block: str) -> FeedForward | None:
     if "down" not in found or len(found) < 2 or not all(t.ndim in (2, 3) and t.size for t in found.values()):
         return None
     counts = {(t.shape[:-2], t.shape[-1] if part == "down" else t.shape[-2]) for part, t in found.items()}
-    biased = frozenset(part for part, key in keys.items() if f"{key}.bias" in db and part != "down")
-    return FeedForward(number, block, found, biased) if len(counts) == 1 else None
+    biased = {part for part, key in keys.items() if f"{key}.bias" in db and part != "down"}
+    moe = db.config.moe
+    if moe is not None and moe.swiglu_limit is not None and block == "mlp.experts":
+        biased.add("up")
+    return FeedForward(number, block, found, frozenset(biased)) if len(counts) == 1 else None
 
 
 def feed_forward_of(db: Store, tensors: Sequence[Tensor]) -> FeedForward | None:

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from wvindex.arch.keys import layer_key, split_layer
 from wvindex.errors import NonFiniteWeights, SelectionError, UsageError
-from wvindex.inspection.asking import EVIDENCE, Progress, count
+from wvindex.inspection.asking import EVIDENCE, count
 from wvindex.inspection.excitation import EMBEDDING, Excited, excited
+from wvindex.inspection.progress import Progress
 from wvindex.inspection.residual import gain_after, hidden_size
 from wvindex.inspection.table import Table
 from wvindex.inspection.unembedding import Said, Unembedding
+from wvindex.query.choice import LayerChoice, no_such_layer
 from wvindex.query.database import Store
-from wvindex.query.select import LayerChoice
 
 Choice = Literal["each", "first", "last"]
 
@@ -73,6 +74,8 @@ def _chosen(db: Store, text: str, choice: Choice) -> tuple[list[int], list[str]]
     if choice not in get_args(Choice):
         expected = ", ".join(get_args(Choice))
         raise UsageError("no such choice of tokens", field="token", expected=expected, found=choice)
+    if not isinstance(text, str):
+        raise UsageError("what is described is a text", field="text", expected="a str", found=repr(text))
     ids = db.tokenizer.encode(text, add_special_tokens=False)
     if not 0 < len(ids) <= MAX_TOKENS:
         raise UsageError(
@@ -100,10 +103,10 @@ def _chosen(db: Store, text: str, choice: Choice) -> tuple[list[int], list[str]]
 def _layers(db: Store, layers: LayerChoice) -> list[int]:
     """Give the chosen layers of the forward pass."""
     wanted = {split_layer(tensor.key)[0] for tensor in db.select(layer=layers)}
-    numbers = [layer.number for layer in db.layers if layer.number in wanted]
-    if not numbers:
-        raise SelectionError("no such layer", field="layers", expected=repr(db.layers), found=layers)
-    return numbers
+    numbers = [layer.number for layer in db.layers]
+    if not wanted.intersection(numbers):  # multi-token prediction alone
+        raise no_such_layer(numbers, sorted(number for number in wanted if number is not None))
+    return [number for number in numbers if number in wanted]
 
 
 def _directions(db: Store, features: Sequence[Excited]) -> NDArray[np.float64]:

@@ -15,8 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from wvindex.inspection import kernels
-from wvindex.inspection.kernels import N_BINS
+from wvindex.inspection import digit_kernels
+from wvindex.inspection.digit_kernels import N_BINS
 from wvindex.query.lazy import Tensor
 from wvindex.query.stream import Values
 
@@ -66,10 +66,10 @@ class Guess:
     def count(self, bits: NDArray[np.uint32], counts: NDArray[np.int64]) -> None:
         """Count upper digits, and set aside the values of the chosen bins while there is room."""
         if self._room < 0:
-            kernels.histogram_kernel(wide=False)(bits, counts)
+            digit_kernels.histogram_kernel(wide=False)(bits, counts)
             return
         kept = self._taken(bits.size)
-        n = int(kernels.keeping_histogram_kernel()(bits, counts, self.table, kept))
+        n = int(digit_kernels.keeping_histogram_kernel()(bits, counts, self.table, kept))
         with self._lock:
             self._room -= n
             if self._room < 0:
@@ -155,14 +155,14 @@ def _sample(tensors: Sequence[Tensor]) -> tuple[NDArray[np.int64], float]:
         finite = values[np.isfinite(values)]
         wide = finite.astype(np.float64)
         with lock:
-            kernels.histogram_kernel(wide=False)(finite.view(np.uint32), counts)
+            digit_kernels.histogram_kernel(wide=False)(finite.view(np.uint32), counts)
             sums[:] += np.array([finite.size, wide.sum(), wide @ wide])
 
     for tensor in tensors:
         for rows in _spans(tensor):
             tensor.stream(consume, rows=rows)
     n, total, squares = sums.tolist()
-    return kernels.in_order(counts), max(squares / n - (total / n) ** 2, 0.0) if n else 0.0
+    return digit_kernels.in_order(counts), max(squares / n - (total / n) ** 2, 0.0) if n else 0.0
 
 
 def _spans(tensor: Tensor) -> list[tuple[int, int]]:

@@ -18,9 +18,9 @@ import numpy as np
 from wvindex.arch.config import MLA
 from wvindex.arch.keys import layer_key
 from wvindex.formats.arrays import ArraySpec, RowScale
-from wvindex.formats.encodings import F32, Encoding
+from wvindex.formats.encodings import F32
+from wvindex.inspection.stored_rows import StoredRows, plain_rows
 from wvindex.query.lazy import Tensor
-from wvindex.query.pieces import Pieces
 from wvindex.transform.combine import AsVector, Cast, Concat, Reordered, Slice
 from wvindex.transform.mla import key_index, q_order, row_scales, tail_order, value_index
 from wvindex.transform.product import Factor, Floats, LatestFactor, ProductRows, TransposedRows
@@ -65,43 +65,6 @@ class Derived:
     sources: tuple[Tensor, ...]
     rank: int = 0
     row_scale: RowScale | None = None
-
-
-@dataclass(frozen=True)
-class StoredRows:
-    """The rows of a tensor, as transforms take them."""
-
-    pieces: Pieces
-
-    @property
-    def encoding(self) -> Encoding:
-        """The tensor's."""
-        return self.pieces.spec.encoding
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of all matrices."""
-        return self.pieces.n_rows
-
-    @property
-    def row_values(self) -> int:
-        """The last dimension."""
-        return self.pieces.spec.row_values
-
-    @property
-    def matrix_rows(self) -> int:
-        """Rows of one matrix."""
-        return self.pieces.spec.matrix_rows
-
-    def read_rows(
-        self, start: int, stop: int, out: memoryview, *, span: tuple[int, int] | None = None
-    ) -> None:
-        """Read rows [start, stop) of the array."""
-        self.pieces.reader.read_rows(start, stop, out, span=span)
-
-    def read_scales(self, start: int, stop: int, out: memoryview) -> None:
-        """Read rows of its scales."""
-        self.pieces.reader.read_scales(start, stop, out)
 
 
 class Latest:
@@ -169,7 +132,7 @@ class LatentLayer:
             for kind in ("weight", "bias"):
                 tensor = self._get(f"self_attn.q_proj.{kind}")
                 if tensor is not None:
-                    rows: Rows = Reordered(_plain(tensor), order)
+                    rows: Rows = Reordered(plain_rows(tensor), order)
                     yield self._named(f"self_attn.q_proj.{kind}", rows, (tensor,))
             return
         down, norm, up = (self._need(f"self_attn.q_{n}.weight") for n in ("a_proj", "a_layernorm", "b_proj"))
@@ -213,8 +176,8 @@ class LatentLayer:
             query = self._get(f"self_attn.q_a_proj.{kind}") if has_q else None
             if down is None or (has_q and query is None):
                 continue
-            parts: list[Rows] = [] if query is None else [_plain(query)]
-            parts.append(Slice(_plain(down), 0, rank))
+            parts: list[Rows] = [] if query is None else [plain_rows(query)]
+            parts.append(Slice(plain_rows(down), 0, rank))
             used = (down,) if query is None else (query, down)
             yield self._named(LATENT.replace(".weight", f".{kind}"), Concat(parts, stacked=False), used)
 
@@ -300,35 +263,6 @@ class _Product:
             lambda: self.latest.get(right.key, factor),
             width=math.prod(right.shape[1:]),
         )
-
-
-def _plain(tensor: Tensor) -> Rows:
-    """Give the rows of a matrix, or the values of a vector a row each, in float32."""
-    if tensor.ndim > 1:
-        return Cast(StoredRows(tensor.pieces()), F32)
-    return _Column(tensor)
-
-
-class _Column:
-    """A vector's values, a row each."""
-
-    encoding = F32
-    row_values = 1
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = tensor
-        self.n_rows = self.matrix_rows = len(tensor)
-
-    def read_rows(
-        self, start: int, stop: int, out: memoryview, *, span: tuple[int, int] | None = None
-    ) -> None:
-        """Read values [start, stop)."""
-        left, right = span or (0, F32.type_size)
-        values = self._tensor.read(rows=(start, stop), dtype=np.float32)
-        out[:] = values.view(np.uint8).reshape(-1, F32.type_size)[:, left:right].tobytes()
-
-    def read_scales(self, start: int, stop: int, out: memoryview) -> None:
-        """Plain values have no scales."""
 
 
 def _values(tensor: Tensor) -> Floats:

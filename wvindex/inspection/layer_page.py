@@ -32,18 +32,29 @@ from wvindex.inspection.feature_norms import (
     row_norms,
 )
 from wvindex.inspection.heads import HEAD
-from wvindex.inspection.page import decodable, json_of, plain, tensors_table
+from wvindex.inspection.page import TENSORS, decodable, json_of, plain, tensors_table
 from wvindex.inspection.row_norms import ROWS, rows_row
 from wvindex.inspection.table import Table
 from wvindex.inspection.tensor_stats import Advance, Row
 from wvindex.query.database import Store
 from wvindex.query.layers import Layer
 from wvindex.query.lazy import Tensor
+from wvindex.sizes import bits_per_weight
 
 EXPERTS: Final = (
     *("expert", "l2", "norm_ratio", "gate_l2", "up_l2", "down_l2", "dead", "nearest", "cosine", "duplicate"),
     *("router_l2", "correction_bias"),
 )
+
+TABLES: Final[dict[str, Sequence[str]]] = {
+    "tensors": TENSORS,
+    "heads": HEAD,
+    "features": FEATURES,
+    "rows": ROWS,
+    "experts": EXPERTS,
+    "anomalies": ANOMALY,
+}
+"""Columns of a layer's tables, in the page's order."""
 
 _ROUTER: Final = "mlp.gate.weight"
 
@@ -123,7 +134,7 @@ class LayerPage:
     @property
     def bits_per_weight(self) -> float:
         """Stored bits a value; NaN where there are none."""
-        return 8 * self.nbytes / self.parameters if self.parameters else math.nan
+        return bits_per_weight(self.nbytes, self.parameters)
 
     def tables(self) -> dict[str, Table]:
         """Give its tables by name."""

@@ -15,7 +15,7 @@ from wvindex.inspection.anomalies import ANOMALY, in_order, tensor_anomalies
 from wvindex.inspection.api import GROUPINGS
 from wvindex.inspection.collect import Job, Progress, collect
 from wvindex.inspection.moments import Moments
-from wvindex.inspection.page import decodable, json_of, plain, tensors_table
+from wvindex.inspection.page import TENSORS, decodable, json_of, plain, tensors_table
 from wvindex.inspection.table import Table
 from wvindex.inspection.tensor_stats import Row, role_of
 from wvindex.query.database import Store
@@ -30,6 +30,20 @@ ROLES: Final = ("role", *_SIZES, *_NUMBERS)
 ENCODINGS: Final = ("encoding", "tensors", "parameters", "nbytes", "bits_per_weight")
 EXACTNESS: Final = ("exactness", "tensors", "parameters", "nbytes")
 ELSEWHERE: Final = ("tensor", "file", "encoding", "reason")
+
+TABLES: Final[dict[str, Sequence[str]]] = {
+    "tensors": TENSORS,
+    "layers": LAYERS,
+    "roles": ROLES,
+    "encodings": ENCODINGS,
+    "exactness": EXACTNESS,
+    "elsewhere": ELSEWHERE,
+    "anomalies": ANOMALY,
+}
+"""Columns of a model's tables, in the page's order."""
+
+OF_HEADERS: Final = frozenset({"encodings", "exactness", "elsewhere"})
+"""Tables that no weight is read for."""
 
 _EXPERTS: Final = "mlp.experts."
 _SCALES: Final = "scales"
@@ -290,7 +304,7 @@ def _built(db: Store) -> Mapping[str, Any] | None:
 
 
 def _tokenizer(db: Store) -> TokenizerFacts:
-    files = db.catalog.files if db.catalog else ()
+    files = db.catalog.tokenizer_files if db.catalog else ()
     try:
         found = db.tokenizer
     except WvindexError as error:

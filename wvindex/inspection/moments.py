@@ -22,6 +22,7 @@ class Moments:
     finite : int
         Finite values.
     mean : float
+        NaN without values.
     m2, m3, m4 : float
         Sums of the second to fourth powers of deviations from the mean.
     min, max : float
@@ -31,7 +32,7 @@ class Moments:
     """
 
     finite: int = 0
-    mean: float = 0.0
+    mean: float = NAN
     m2: float = 0.0
     m3: float = 0.0
     m4: float = 0.0
@@ -82,7 +83,7 @@ class Moments:
     @property
     def sum_of_squares(self) -> float:
         """Of the values themselves."""
-        return self.m2 + self.finite * self.mean * self.mean
+        return self.m2 + self.finite * self.mean * self.mean if self.finite else 0.0
 
     @property
     def rms(self) -> float:

@@ -10,20 +10,13 @@ from numpy.typing import NDArray
 
 from wvindex.arch.keys import split_layer
 from wvindex.errors import SelectionError, UsageError
-from wvindex.inspection.asking import (
-    EVIDENCE,
-    Progress,
-    advance_of,
-    count,
-    left_out,
-    query_vectors,
-    spelling,
-)
-from wvindex.inspection.residual import VOCABULARY, hidden_size, role_of_stack, side_of
+from wvindex.inspection.asking import EVIDENCE, advance_of, count, left_out, query_vectors, spelling
+from wvindex.inspection.progress import Progress
+from wvindex.inspection.residual import VOCABULARY, has_side, hidden_size, role_of_stack, side_of
 from wvindex.inspection.search import Field, Metric, search
 from wvindex.inspection.table import Table
+from wvindex.query.choice import LayerChoice
 from wvindex.query.database import Store
-from wvindex.query.select import LayerChoice
 
 NEIGHBORS: Final = ("layer", "key", "expert", "row", "column", "text", "score")
 
@@ -73,7 +66,7 @@ def _fields(db: Store, role: str | None, layers: LayerChoice, hidden: int) -> tu
     """Give what is searched. What has no side is refused by name; where no role was asked for, named."""
     fields: list[Field] = []
     others: dict[str, None] = {}
-    is_exact = role is not None and not set(role) & set("*?[")
+    is_exact = isinstance(role, str) and not set(role) & set("*?[")
     for tensor in db.select(layer=layers, role=role):
         if tensor.ndim < 2 and not is_exact:
             continue
@@ -84,13 +77,26 @@ def _fields(db: Store, role: str | None, layers: LayerChoice, hidden: int) -> tu
                 raise
             others[split_layer(tensor.key)[1].removesuffix(".weight")] = None
     if not fields:
-        have = dict.fromkeys(split_layer(key)[1].removesuffix(".weight") for key in db if db[key].ndim > 1)
-        raise SelectionError(
-            "no matrix of these layers has this role", field="role", expected=", ".join(have), found=role
-        )
+        raise _no_role(db, role, layers, hidden)
     return fields, [
         f"not searched, for they are not of the residual stream: {', '.join(others)}"
     ] if others else []
+
+
+def _no_role(db: Store, role: str | None, layers: LayerChoice, hidden: int) -> SelectionError:
+    """Give the error for a role that nothing has, with all that are: what is `expected` would be cut."""
+    have = dict.fromkeys(
+        split_layer(tensor.key)[1].removesuffix(".weight")
+        for tensor in db.select(layer=layers)
+        if has_side(tensor, hidden)
+    )
+    there = ", ".join(name if name.isprintable() else ascii(name) for name in have) or "none"
+    where = "the model" if layers is None else "these layers"
+    return SelectionError(
+        f"no matrix of {where} has this role; those that have vectors of the residual stream: {there}",
+        field="role",
+        found=role,
+    )
 
 
 def _is_vocabulary(field: Field) -> bool:

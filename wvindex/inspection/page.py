@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, Final
@@ -64,6 +65,6 @@ def _stored(tensor: Tensor) -> Row:
         "sources": list(tensor.source),
         "transforms": list(tensor.transforms),
         "nbytes": tensor.nbytes,
-        "bits_per_weight": 8 * tensor.nbytes / tensor.size if tensor.size else None,
+        "bits_per_weight": 8 * tensor.nbytes / tensor.size if tensor.size else math.nan,
         "count": tensor.size,
     }

@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wvindex.errors import UsageError
-from wvindex.inspection.kernels import bins_kernel
+from wvindex.extras import install_hint
+from wvindex.inspection.digit_kernels import bins_kernel
 from wvindex.inspection.scan import Parts
 from wvindex.query.lazy import Tensor
 from wvindex.query.stream import Values
+from wvindex.store.outputs import output_file, require_output
 
 FORMATS: Final = (".png", ".svg")
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉"
@@ -78,8 +80,16 @@ def text_bars(bars: Bars, width: int) -> str:
     for label, value, number in zip(bars.labels, bars.values, numbers, strict=True):
         eighths = round(8 * room * abs(value) / most) if most and math.isfinite(value) else 0
         drawn = ("█" * (eighths // 8) + _EIGHTHS[eighths % 8]).rstrip()
-        lines.append(f"{label[-label_width:]:<{label_width}} {drawn:<{room}} {number}".rstrip())
+        lines.append(f"{_shortened(label, label_width):<{label_width}} {drawn:<{room}} {number}".rstrip())
     return "\n".join(lines)
+
+
+def _shortened(label: str, width: int) -> str:
+    """Leave out the middle of a label that is too long: a key's layer and role stand at its ends."""
+    if len(label) <= width:
+        return label
+    end = (width - 1) // 2
+    return f"{label[: width - 1 - end]}…{label[len(label) - end :]}"
 
 
 def _number(value: float) -> str:
@@ -88,17 +98,26 @@ def _number(value: float) -> str:
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:.4g}"
 
 
-def write_bars(bars: Bars, file: str | Path) -> None:
-    """Write bars to a PNG or SVG file.
+def require_picture(file: str | Path, *, overwrite: bool = False) -> Path:
+    """Give the path of a picture that can be written, before anything is computed for it.
 
     Raises
     ------
     UsageError
-        If the file's name ends otherwise, it cannot be written, or matplotlib is not installed.
+        If the file's name ends neither in ``.png`` nor in ``.svg``, or matplotlib is not installed.
+    StoreError, TargetExists
+        As `wvindex.store.outputs.require_output`.
     """
     path = Path(file)
     if path.suffix.lower() not in FORMATS:
         raise UsageError("no such picture", file=path, field="plot", expected=" or ".join(FORMATS))
+    _matplotlib("matplotlib.figure")
+    return require_output(path, overwrite=overwrite)
+
+
+def write_bars(bars: Bars, file: str | Path, *, overwrite: bool = False) -> None:
+    """Write bars to a PNG or SVG file: whole, or not at all; raises as `require_picture`."""
+    target = require_picture(file, overwrite=overwrite)
     figure_class = _matplotlib("matplotlib.figure").Figure
     figure = figure_class(figsize=(8, max(2.0, 0.22 * len(bars.labels) + 1)), layout="constrained")
     axes = figure.subplots()
@@ -108,11 +127,8 @@ def write_bars(bars: Bars, file: str | Path) -> None:
     axes.invert_yaxis()
     axes.margins(y=0.01)
     axes.set_title(bars.title, fontsize=9)
-    try:
+    with output_file(target, overwrite=overwrite) as path:
         figure.savefig(path, dpi=150)
-    except OSError as error:
-        message = f"the picture cannot be written: {error.strerror or error}"
-        raise UsageError(message, file=path, field="plot") from error
 
 
 def table_bars(title: str, labels: Sequence[str], values: Sequence[Any]) -> Bars:
@@ -126,6 +142,6 @@ def _matplotlib(module: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise UsageError(
-            "pictures need matplotlib: pip install 'wvindex[plot]'; --plot without a file draws here",
+            f"pictures need matplotlib: {install_hint('matplotlib')}; --plot without a file draws here",
             field="plot",
         ) from error

@@ -15,9 +15,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from wvindex.inspection import kernels
+from wvindex.inspection import digit_kernels
+from wvindex.inspection.digit_kernels import DIGIT_BITS, N_BINS
 from wvindex.inspection.guess import Guess
-from wvindex.inspection.kernels import DIGIT_BITS, N_BINS
 from wvindex.inspection.scan import Parts, bits_of, widened
 from wvindex.query.lazy import Tensor
 from wvindex.query.stream import Values
@@ -196,7 +196,7 @@ def _count_aside(parts: Sequence[NDArray[np.uint32]], prefixes: NDArray[np.uint6
     counts = np.zeros((len(prefixes), N_BINS), np.int64)
     table = _table(prefixes, 0)
     for bits in parts:
-        kernels.refine_kernel(wide=False)(bits, table, prefixes, 0, counts)
+        digit_kernels.refine_kernel(wide=False)(bits, table, prefixes, 0, counts)
     return counts
 
 
@@ -206,7 +206,7 @@ def _count_digits(
     """Count the digits at `shift` of values with these prefixes."""
     table = _table(prefixes, (64 if wide else 32) - 2 * DIGIT_BITS - shift)
     parts = Parts(lambda: np.zeros((len(prefixes), N_BINS), np.int64))
-    refine = kernels.refine_kernel(wide)
+    refine = digit_kernels.refine_kernel(wide)
     unsigned = np.uint64 if wide else np.uint32
 
     def consume(first_row: int, values: Values) -> None:

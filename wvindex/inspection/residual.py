@@ -19,6 +19,7 @@ from wvindex.arch.keys import layer_key, split_layer
 from wvindex.errors import SelectionError, UnsupportedModel, UsageError
 from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
+from wvindex.spelling import items_text
 
 Side = Literal["rows", "columns"]
 
@@ -91,19 +92,36 @@ def side_of(tensor: Tensor, hidden: int) -> Side:
         If it has no such side, both sides could be it, or the role's side has another length.
     """
     role = role_of_stack(tensor.key)
-    shape = tensor.shape
     if tensor.ndim not in {2, 3}:
-        raise _no_side("it is no matrix", tensor, hidden)
+        raise _no_side("it is no matrix", tensor, "two axes, or three of a stack")
     if role in INNER:
-        raise _no_side("it stands between two factors", tensor, hidden)
-    is_named = role in READ or role in WRITTEN
-    reads = role in READ or (not is_named and shape[-1] == hidden)
-    writes = role in WRITTEN or (not is_named and shape[-2] == hidden)
+        raise _no_side(
+            "it stands between two factors of latent attention, whose sides are ranks and heads", tensor, None
+        )
+    if role in READ or role in WRITTEN:
+        return _named_side(tensor, "rows" if role in READ else "columns", hidden)
+    reads, writes = tensor.shape[-1] == hidden, tensor.shape[-2] == hidden
     if reads and writes:
-        raise _no_side("both of its sides could be, and its role is not known", tensor, hidden)
-    if not ((reads and shape[-1] == hidden) or (writes and shape[-2] == hidden)):
-        raise _no_side("no side has that length" if not is_named else "it is not as wide", tensor, hidden)
+        raise _no_side("its role is not known, and its shape does not tell them apart", tensor, None)
+    if not (reads or writes):
+        raise _no_side("none has its length", tensor, f"rows or columns of {hidden} values")
     return "rows" if reads else "columns"
+
+
+def _named_side(tensor: Tensor, side: Side, hidden: int) -> Side:
+    """Give the side that a role has, if it is as long as the residual stream is wide."""
+    if tensor.shape[-1 if side == "rows" else -2] != hidden:
+        raise _no_side("its role has them, but not of this length", tensor, f"{side} of {hidden} values")
+    return side
+
+
+def has_side(tensor: Tensor, hidden: int) -> bool:
+    """Whether a tensor has vectors of the residual stream: see `side_of`."""
+    try:
+        side_of(tensor, hidden)
+    except UsageError:
+        return False
+    return True
 
 
 def role_of_stack(key: str) -> str:
@@ -111,12 +129,12 @@ def role_of_stack(key: str) -> str:
     return _EXPERT.sub("mlp.experts.", split_layer(key)[1]).removesuffix(".weight")
 
 
-def _no_side(reason: str, tensor: Tensor, hidden: int) -> UsageError:
+def _no_side(reason: str, tensor: Tensor, expected: str | None) -> UsageError:
     return UsageError(
-        f"neither rows nor columns of this are vectors of the residual stream: {reason}",
+        f"this has no vectors of the residual stream: {reason}",
         tensor=tensor.key,
-        expected=f"a side of {hidden}",
-        found=tensor.shape,
+        expected=expected,
+        found="x".join(map(str, tensor.shape)),
     )
 
 
@@ -170,6 +188,11 @@ def residual_vectors(db: Store, tensor: Tensor, index: Index | None) -> Residual
     return ResidualVectors(np.ascontiguousarray(values.reshape(-1, hidden)), side, tuple(places))
 
 
+def one_or_all(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give (1, hidden_size) as one vector, and several as they are: what a table numbers."""
+    return vectors if len(vectors) > 1 else vectors[0]
+
+
 def _per_axis(tensor: Tensor, side: Side, index: Index | None) -> tuple[slice, ...]:
     """Give a slice for every axis; an integer is a slice of one."""
     if index is None or len(index) - (... in index) > tensor.ndim:
@@ -196,7 +219,7 @@ def _not_whole(tensor: Tensor, side: Side, index: Index | None) -> SelectionErro
         f"vectors of the residual stream are the {side} of this",
         tensor=tensor.key,
         expected=_FORMS[side, tensor.ndim],
-        found="no index" if index is None else list(index),
+        found="no index" if index is None else items_text(index),
     )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wvindex.formats.kernels import threads
 from wvindex.formats.workers import share
-from wvindex.inspection import kernels
+from wvindex.inspection import digit_kernels, kernels
 from wvindex.inspection.guess import Guess
 from wvindex.query.lazy import Tensor
 from wvindex.query.stream import Values, value_dtype
@@ -117,7 +117,7 @@ def scan(
     per_group = rows_per_group or max(n_rows, 1)
     found: list[tuple[int, int, NDArray[np.float64]]] = []
     unsigned = np.uint64 if wide else np.uint32
-    counts = Parts(lambda: np.zeros(kernels.N_BINS, np.int64))
+    counts = Parts(lambda: np.zeros(digit_kernels.N_BINS, np.int64))
     most = Parts(lambda: np.zeros(width, np.int64 if wide else np.int32))
     moments, merge = kernels.moments_kernel(wide), kernels.merge_kernel()
 
@@ -134,7 +134,7 @@ def scan(
         if digits:
             part = counts.take()
             if guess is None:
-                kernels.histogram_kernel(wide)(bits.view(unsigned), part)
+                digit_kernels.histogram_kernel(wide)(bits.view(unsigned), part)
             else:
                 guess.count(bits.view(np.uint32), part)
             counts.give(part)
@@ -150,7 +150,9 @@ def scan(
         merge(place, 0, groups, 1, 0, 1)
     return Scan(
         states,
-        kernels.in_order(sum(counts.all(), np.zeros(kernels.N_BINS, np.int64))) if digits else None,
+        digit_kernels.in_order(sum(counts.all(), np.zeros(digit_kernels.N_BINS, np.int64)))
+        if digits
+        else None,
         _largest(most.all(), width, wide) if columns else None,
     )
 

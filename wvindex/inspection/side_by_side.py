@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from wvindex.formats.kernels import threads
 from wvindex.formats.workers import share
 from wvindex.inspection import difference_kernels as kernels
+from wvindex.inspection.exact_difference import exact_difference, exact_values, is_long
 from wvindex.inspection.gap import Gap
 from wvindex.inspection.scan import is_wide, widened
 from wvindex.query.lazy import Tensor
@@ -23,6 +24,9 @@ _STATES: Final = 1 << 14
 """Rows whose sums are held before they are added up: 1.2 MB."""
 
 _SUMS: Final = slice(kernels.CHANGED, kernels.MOST)
+
+Difference = Callable[[NDArray[Any], NDArray[Any], int, NDArray[np.float64], float], int]
+"""What `wvindex.inspection.difference_kernels.difference_kernel` gives."""
 
 Block = tuple[int, int, Any, Any]
 """Rows [start, stop), and both sides of them."""
@@ -38,15 +42,15 @@ class Peak:
         Rows of all dimensions but the last, flattened.
     size : float
         |a - b|.
-    a, b : float
-        What stands there.
+    a, b : float or int
+        What stands there; of 64-bit integers, themselves.
     """
 
     row: int
     column: int
     size: float
-    a: float
-    b: float
+    a: float | int
+    b: float | int
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ class Seen:
 class _Part:
     """What one run of rows adds: sums by matrix, its peak, its worst rows."""
 
-    def __init__(self, width: int, matrix_rows: int, n_worst: int) -> None:
+    def __init__(self, width: int, matrix_rows: int, n_worst: int, difference: Difference) -> None:
+        self.difference = difference
         self.width = width
         self.matrix_rows = matrix_rows
         self.n_worst = n_worst
@@ -81,12 +86,12 @@ class _Part:
         self._states = np.empty((_STATES, kernels.STATE))
         self._held = (0, 0)
 
-    def add(self, first_row: int, a: Values, b: Values) -> None:
+    def add(self, first_row: int, a: NDArray[Any], b: NDArray[Any]) -> None:
         """Take rows, which follow those before."""
         for start in range(0, len(a), _STATES):
             self._add(first_row + start, a[start : start + _STATES], b[start : start + _STATES])
 
-    def _add(self, first_row: int, a: Values, b: Values) -> None:
+    def _add(self, first_row: int, a: NDArray[Any], b: NDArray[Any]) -> None:
         first, held = self._held
         if held + len(a) > _STATES:
             self.flush()
@@ -94,11 +99,11 @@ class _Part:
         self._held = (first_row if not held else first, held + len(a))
         states = self._states[held : held + len(a)]
         least = self.peak.size if self.peak else 0.0
-        at = kernels.difference_kernel()(a.reshape(-1), b.reshape(-1), self.width, states, least)
+        at = self.difference(a.reshape(-1), b.reshape(-1), self.width, states, least)
         if at >= 0:
             row, column = divmod(at, self.width)
-            x, y = float(a[row, column]), float(b[row, column])
-            self.peak = Peak(first_row + row, column, abs(x - y), x, y)
+            size = float(states[row, kernels.MOST])
+            self.peak = Peak(first_row + row, column, size, a[row, column].item(), b[row, column].item())
 
     def flush(self) -> None:
         """Add up the rows that are held."""
@@ -131,7 +136,7 @@ def worst_rows(states: NDArray[np.float64], n: int) -> NDArray[np.intp]:
 
 
 def side_by_side(a: Tensor, b: Tensor, *, n_worst: int = 0) -> Seen:
-    """Compare two tensors of one shape, in float64, in one pass over both.
+    """Compare two tensors of one shape, in float64, in one pass over both; 64-bit integers exactly.
 
     Parameters
     ----------
@@ -147,13 +152,16 @@ def side_by_side(a: Tensor, b: Tensor, *, n_worst: int = 0) -> Seen:
     left, right = a.pieces(), b.pieces()
     width = a.shape[-1] if a.shape else 1
     matrix_rows = math.prod(a.shape[-2:-1])
-    wide = is_wide(a) or is_wide(b)
+    exact = is_long(a) or is_long(b)
+    difference = exact_difference if exact else kernels.difference_kernel()
+    wide = not exact and (is_wide(a) or is_wide(b))
+    read = exact_values if exact else Pieces.values
     parts: list[tuple[int, _Part]] = []
 
     def work(runs: Iterator[tuple[int, int]]) -> None:
         for start, stop in runs:
-            part = _Part(width, matrix_rows, n_worst)
-            for first, _, x, y in together(left.values(start, stop), right.values(start, stop)):
+            part = _Part(width, matrix_rows, n_worst, difference)
+            for first, _, x, y in together(read(left, start, stop), read(right, start, stop)):
                 part.add(first, _as(x, wide), _as(y, wide))
             part.flush()
             parts.append((start, part))

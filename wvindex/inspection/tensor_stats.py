@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 
 from wvindex.arch.keys import split_layer
+from wvindex.inspection.digit_kernels import N_BINS
 from wvindex.inspection.guess import guess
-from wvindex.inspection.kernels import N_BINS
 from wvindex.inspection.moments import Moments
 from wvindex.inspection.outliers import SIGMAS, Channels, channel_ratios, channels
 from wvindex.inspection.quantiles import PROBABILITIES, has_16_bits, select

@@ -10,16 +10,9 @@ from numpy.typing import NDArray
 
 from wvindex.errors import NonFiniteWeights, UsageError
 from wvindex.infer.layout import head_key
-from wvindex.inspection.asking import (
-    EVIDENCE,
-    Progress,
-    advance_of,
-    count,
-    left_out,
-    query_vectors,
-    spelling,
-)
+from wvindex.inspection.asking import EVIDENCE, advance_of, count, left_out, query_vectors, spelling
 from wvindex.inspection.candidates import Hit
+from wvindex.inspection.progress import Progress
 from wvindex.inspection.residual import hidden_size, norm_gain, side_of
 from wvindex.inspection.search import Field, Found, search
 from wvindex.inspection.table import Table

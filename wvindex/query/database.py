@@ -17,11 +17,12 @@ from wvindex.errors import UnsupportedTokenizer, UsageError
 from wvindex.formats.arrays import ArraySpec, RowReader
 from wvindex.formats.ledger import LedgerEntry
 from wvindex.limits import MAX_JSON_BYTES
+from wvindex.query.choice import LayerChoice
 from wvindex.query.extensions import extension
 from wvindex.query.handle import Handle
 from wvindex.query.layers import Layers
 from wvindex.query.lazy import Tensor
-from wvindex.query.select import LayerChoice, Names, Target, standard_order
+from wvindex.query.select import Names, Target, standard_order
 from wvindex.store.catalog import ArrayEntry, Catalog
 from wvindex.store.links import LinkedReader, linked_files
 from wvindex.store.metadata import CATALOG_JSON
@@ -63,8 +64,8 @@ class Store(Mapping[str, Tensor]):
         Gives what tells it from another one at its path.
     notes : tuple of str
         What is odd about a bare checkpoint's files, though valid.
-    ledger : tuple of LedgerEntry
-        Where the source's tensors are; the catalog's, where there is one.
+    ledger : callable, optional
+        Gives where a bare checkpoint's tensors are, when that is first asked for.
 
     Attributes
     ----------
@@ -85,11 +86,11 @@ class Store(Mapping[str, Tensor]):
         reopen: Callable[[], Store] | None = None,
         identity: Callable[[], str] | None = None,
         notes: tuple[str, ...] = (),
-        ledger: tuple[LedgerEntry, ...] = (),
+        ledger: Callable[[], tuple[LedgerEntry, ...]] = tuple,
     ) -> None:
         self.path = path
         self.notes = notes
-        self.ledger = catalog.ledger if catalog is not None else ledger
+        self._ledger = ledger
         self.config = config
         self.catalog = catalog
         self.stats = stats
@@ -157,6 +158,11 @@ class Store(Mapping[str, Tensor]):
             self._close()
 
     @cached_property
+    def ledger(self) -> tuple[LedgerEntry, ...]:
+        """Where each of the source's tensors is; the catalog's, where there is one."""
+        return self.catalog.ledger if self.catalog is not None else self._ledger()
+
+    @cached_property
     def layers(self) -> Layers:
         """The layers by number: ``db.layers[12].self_attn.q_proj``."""
         return Layers(self)
@@ -186,16 +192,34 @@ class Store(Mapping[str, Tensor]):
         ----------
         pattern : str
             A glob for the key or one of its aliases: ``*.mlp.experts.*``.
-        layer : int, range, slice or iterable of int, optional
+        layer : int, range, slice or several of them, optional
+            A negative number counts from the end of the forward pass; what reaches beyond the end means
+            nothing there.
         role : str, optional
             A glob for what follows the layer in the key: ``self_attn.q_proj``.
 
         Raises
         ------
         SelectionError
-            If `layer` is none of these.
+            If `layer` is none of these, or means no layer.
         """
         return [self._tensor(target) for target in self._names.select(pattern, layer=layer, role=role)]
+
+    def frame(
+        self,
+        table: str = "tensors",
+        kind: Literal["auto", "arrow", "pandas"] = "auto",
+        *,
+        keep: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Any:
+        """Give a whole table of `wvindex.sql` as a ``pyarrow.Table`` or a ``pandas.DataFrame``.
+
+        Parameters and errors are those of `wvindex.frame`: tables are ``tensors``, ``spectra``, ``layers``,
+        ``roles``, ``heads``, ``experts``, ``features``, ``channels``, ``rows``, ``stores``, ``config``,
+        ``aliases``, ``sources``.
+        """
+        return extension("frame")(self, table, kind, keep=keep, progress=progress)
 
     def neighbors(
         self,
@@ -220,7 +244,7 @@ class Store(Mapping[str, Tensor]):
         role : str, optional
             A glob for what follows the layer in the key: ``mlp.gate_proj``. By default every matrix that
             has such vectors; a note names the others.
-        layers : int, range, slice or iterable of int, optional
+        layers : int, range, slice or several of them, optional
         k : int
             How many for each vector; fewer where there are no more.
         metric : {"cosine", "dot"}
@@ -243,7 +267,7 @@ class Store(Mapping[str, Tensor]):
             If `vector` is not finite or, by cosine, zero, `k` is below 1, or a matrix of `role` has no such
             side, or both could be it.
         SelectionError
-            If `vector` has another length, or nothing has that role.
+            If `vector` has another length, there is no such layer, or nothing has that role.
         UnsupportedModel
             If the configuration does not say how wide the residual stream is.
         """
@@ -321,7 +345,7 @@ class Store(Mapping[str, Tensor]):
         ----------
         text : str
             Tokenized as it stands, without BOS: for many vocabularies a space before makes another token.
-        layers : int, range, slice or iterable of int, optional
+        layers : int, range, slice or several of them, optional
             Of the forward pass.
         k : int
             Features for each token and layer.
@@ -345,7 +369,8 @@ class Store(Mapping[str, Tensor]):
         Raises
         ------
         UsageError
-            If the text has no token, or more than 64, or a count is below 1.
+            If the text is none or has no token, or more than 64, or a count is below 1; SelectionError if
+            there is no such layer.
         NonFiniteWeights
             If what an excited feature writes is NaN or infinite.
         UnsupportedModel, UnsupportedTokenizer, KeyNotFound

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 EXTENSIONS: Final[dict[str, str]] = {
     "describe": "wvindex.inspection.features:describe",
+    "frame": "wvindex.inspection.frame:frame",
     "neighbors": "wvindex.inspection.neighbors:neighbors",
     "tokens": "wvindex.inspection.unembedding:tokens",
 }

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from wvindex.arch.keys import split_layer
-from wvindex.errors import SelectionError
+from wvindex.query.choice import layer_number, layer_range, no_such_layer
 from wvindex.query.lazy import Tensor
-from wvindex.query.select import layer_range
 
 
 class Namespace:
@@ -136,20 +134,17 @@ class Layers(Sequence[Layer]):
         Raises
         ------
         SelectionError
-            If there is no such layer.
+            If there is no such layer, or this is no integer.
         """
         if isinstance(index, slice):
             chosen = layer_range(index, self._numbers)
             numbers = [n for n in self._numbers if n in chosen]
             return [self._layer(n) for n in numbers[:: 1 if chosen.step > 0 else -1]]
-        try:
-            number = operator.index(index)
-        except TypeError:
-            number = None
-        if number is not None and number < 0 and -number <= len(self._numbers):
+        number = layer_number(index)
+        if -len(self._numbers) <= number < 0:
             number = self._numbers[number]
-        if number is None or number not in self._keys:
-            raise SelectionError("no such layer", expected=_spans(sorted(self._keys)), found=index)
+        if number not in self._keys:
+            raise no_such_layer(sorted(self._keys), index)
         return self._layer(number)
 
     def __iter__(self) -> Iterator[Layer]:
@@ -162,10 +157,3 @@ class Layers(Sequence[Layer]):
 
     def _layer(self, number: int) -> Layer:
         return Layer(self._tensors, number, self._keys[number])
-
-
-def _spans(numbers: Sequence[int]) -> str:
-    if not numbers:
-        return "a model with layers"
-    whole = numbers[-1] - numbers[0] + 1 == len(numbers)
-    return f"{numbers[0]} to {numbers[-1]}" if whole else ", ".join(map(str, numbers))

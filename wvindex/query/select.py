@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import difflib
-import operator
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
-from typing import Any, Final, NamedTuple, SupportsIndex, cast
+from functools import cached_property
+from typing import Final, NamedTuple
 
 from wvindex.arch.keys import split_layer
 from wvindex.errors import AmbiguousKey, KeyNotFound, SelectionError
 from wvindex.formats.arrays import ArraySpec
 from wvindex.limits import MAX_EXPERTS
+from wvindex.query.choice import LayerChoice, chosen_layers
 
 _EXPERT: Final = re.compile(r"(.*\.experts)\.(0|[1-9][0-9]{0,15})\.(.+)", re.DOTALL)
 _STACK: Final = re.compile(r"(.*\.experts)\.(.+)", re.DOTALL)
 
 _MAX_COMPARED: Final = 20_000
 """Names that an unknown one is compared with: some 0.1 s; beyond, no close matches are given."""
-
-LayerChoice = SupportsIndex | range | slice | Iterable[int] | None
-"""Which layers a selector means; None for every tensor, also those of no layer."""
 
 
 class Target(NamedTuple):
@@ -69,20 +68,23 @@ class Names:
 
     def __init__(self, specs: Iterable[ArraySpec]) -> None:
         self._specs: dict[str, ArraySpec] = {spec.key: spec for spec in specs}
-        self._aliases: dict[str, list[Target]] = {}
-        self._parts: dict[str, Target] = {}
+        self._parts = {
+            part.key: Target(spec.key, part=part.key) for spec in self._specs.values() for part in spec.parts
+        }
+
+    @cached_property
+    def _aliases(self) -> dict[str, list[Target]]:
+        """What each alias stands for, gathered for the first name that is no key: experts have thousands."""
+        found: defaultdict[str, list[Target]] = defaultdict(list)
         for spec in self._specs.values():
             for part in spec.parts:
-                self._parts[part.key] = Target(spec.key, part=part.key)
                 for alias in part.aliases:
-                    self._add(alias, Target(spec.key, part=part.key))
+                    found[alias].append(Target(spec.key, part=part.key))
             for alias in spec.aliases:
-                self._add(alias, Target(spec.key))
+                found[alias].append(Target(spec.key))
             for expert, alias in enumerate(spec.part_aliases):
-                self._add(alias, Target(spec.key, expert))
-
-    def _add(self, alias: str, target: Target) -> None:
-        self._aliases.setdefault(alias, []).append(target)
+                found[alias].append(Target(spec.key, expert))
+        return dict(found)
 
     def find(self, name: str) -> list[Target]:
         """Give everything that answers to `name`: nothing, one, or (an ambiguous alias) several."""
@@ -140,18 +142,20 @@ class Names:
         ----------
         pattern : str
             A glob (``*``, ``?``, ``[...]``) for the key or one of its aliases.
-        layer : int, range, slice or iterable of int, optional
+        layer : int, range, slice or several of them, optional
+            A negative number counts from the end of the forward pass.
         role : str, optional
             A glob for what follows the layer in the key, with or without its ``.weight``.
 
         Raises
         ------
         SelectionError
-            If `layer` is none of these, or a pattern is no text.
+            If `layer` is none of these or means no layer, or a pattern is no text.
         """
-        if not isinstance(pattern, str) or not isinstance(role, str | None):
-            raise SelectionError("a pattern is a text", expected="a glob", found=(pattern, role))
-        wanted = _layer_set(layer, self._specs)
+        for name, glob in (("pattern", pattern), ("role", role)):
+            if not isinstance(glob, str) and (name == "pattern" or glob is not None):
+                raise SelectionError("a pattern is a text", field=name, expected="a glob", found=repr(glob))
+        wanted = chosen_layers(layer, self._specs.values())
         found: list[Target] = []
         for spec in self._specs.values():
             if wanted is not None and split_layer(spec.key)[0] not in wanted:
@@ -185,34 +189,3 @@ def _matches(pattern: str, names: Iterable[str]) -> bool:
 def _has_role(key: str, role: str) -> bool:
     found = split_layer(key)[1]
     return _matches(role, (found, found.removesuffix(".weight")))
-
-
-def _layer_set(layer: LayerChoice, keys: Mapping[str, Any]) -> set[int] | range | None:
-    if layer is None or isinstance(layer, range):
-        return layer
-    if isinstance(layer, SupportsIndex) and not isinstance(layer, bool):
-        return {operator.index(layer)}
-    if isinstance(layer, slice):
-        return layer_range(layer, [number for number, _ in map(split_layer, keys) if number is not None])
-    try:
-        return {operator.index(one) for one in cast("Iterable[int]", layer)}
-    except (TypeError, ValueError):
-        raise SelectionError(
-            "not a choice of layers", expected="an integer, a range, a slice or several", found=layer
-        ) from None
-
-
-def layer_range(layer: slice, numbers: Iterable[int]) -> range:
-    """Give the layers that a slice means, of those up to the last of `numbers`.
-
-    Raises
-    ------
-    SelectionError
-        If its ends are no integers.
-    """
-    try:
-        return range(*layer.indices(max(numbers, default=-1) + 1))
-    except (TypeError, ValueError) as error:
-        raise SelectionError(
-            f"not a choice of layers: {error}", expected="a slice of integers", found=layer
-        ) from None

@@ -11,6 +11,7 @@ from wvindex.arch.keys import split_layer
 from wvindex.formats.ggml import can_decode
 from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
+from wvindex.sizes import bits_per_weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +84,8 @@ class Summary:
 
     @property
     def bits_per_weight(self) -> float:
-        """Stored bits a value; 0 where there are none."""
-        return 8 * self.nbytes / self.parameters if self.parameters else 0.0
+        """Stored bits a value; NaN where there are none."""
+        return bits_per_weight(self.nbytes, self.parameters)
 
     def to_json(self) -> dict[str, Any]:
         """Give plain JSON values."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 from wvindex.formats.encodings import Encoding
 
@@ -36,9 +36,10 @@ class Rendering:
     held_bytes: int
 
 
-@dataclass(frozen=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """One tensor of a checkpoint, as its header declares it (and as validation found true).
+
+    A tuple, for a checkpoint may have a hundred thousand of them.
 
     Attributes
     ----------

@@ -29,6 +29,8 @@ class GGUFSource:
 
     Attributes
     ----------
+    header : GGUFHeader
+        The first file's, whose metadata count.
     notes : tuple of str
         What is odd in the files but does no harm, such as bytes that belong to no tensor.
 
@@ -61,7 +63,8 @@ class GGUFSource:
                 FileFingerprint(file.name, status.st_size, status.st_mtime_ns, header.sha256, header.nbytes)
             )
         check_shards(headers)
-        self._metadata = headers[0][1].metadata
+        self.header = headers[0][1]
+        self._metadata = self.header.metadata
         self._tensors = tuple(tensor for _, header in headers for tensor in header.tensors)
         self._fingerprints = tuple(fingerprints)
         unused = [f"{file.name}: {note}" for file, header in headers for note in header.notes]

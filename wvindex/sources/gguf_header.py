@@ -56,6 +56,10 @@ class GGUFHeader:
         How many those are.
     notes : tuple of str
         What is odd but does no harm: bytes that belong to no tensor.
+    types : mapping of str to int
+        The GGUF type of each metadata value.
+    version : int
+        Of GGUF.
     """
 
     metadata: Mapping[str, Any]
@@ -63,6 +67,8 @@ class GGUFHeader:
     sha256: str
     nbytes: int
     notes: tuple[str, ...]
+    types: Mapping[str, int]
+    version: int
 
 
 def read_header(files: OpenFiles, file: Path, size: int) -> GGUFHeader:
@@ -75,10 +81,10 @@ def read_header(files: OpenFiles, file: Path, size: int) -> GGUFHeader:
         If the version is not 2 or 3, or the file is big-endian.
     """
     cursor = HeaderCursor(files, file, size)
-    _check_version(cursor)
+    version = _read_version(cursor)
     n_tensors = _read_count(cursor, "number of tensors", MAX_TENSORS, _MIN_TENSOR_BYTES)
     n_keys = _read_count(cursor, "number of metadata keys", MAX_METADATA_KEYS, MIN_KEY_BYTES)
-    metadata = read_metadata(cursor, n_keys)
+    metadata, types = read_metadata(cursor, n_keys)
     alignment = _alignment(cursor, metadata)
     records = [_read_tensor(cursor, index) for index in range(n_tensors)]
     _check_names(cursor, records)
@@ -86,16 +92,16 @@ def read_header(files: OpenFiles, file: Path, size: int) -> GGUFHeader:
     cursor.skip(min(data_start, size) - cursor.position, "padding")
     digest = hashlib.sha256(cursor.slice(0, cursor.position)).hexdigest()
     tensors, notes = _lay_out(records, data_start, size, alignment)
-    return GGUFHeader(metadata, tensors, digest, cursor.position, notes)
+    return GGUFHeader(metadata, tensors, digest, cursor.position, notes, types, version)
 
 
-def _check_version(cursor: HeaderCursor) -> None:
+def _read_version(cursor: HeaderCursor) -> int:
     magic = cursor.take(len(MAGIC), "magic")
     if magic != MAGIC:
         raise MalformedHeader("not a GGUF file", file=cursor.file, offset=0, expected=MAGIC, found=magic)
     version = cursor.u32("version")
     if version in VERSIONS:
-        return
+        return version
     swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
     if 0 < swapped <= max(VERSIONS):
         raise UnsupportedError(

@@ -88,14 +88,21 @@ class PackedArray:
         return arrays, position
 
 
-def read_metadata(cursor: HeaderCursor, n_keys: int) -> dict[str, Any]:
+def read_metadata(cursor: HeaderCursor, n_keys: int) -> tuple[dict[str, Any], dict[str, int]]:
     """Read `n_keys` keys and values: plain scalars, strings, and `PackedArray`.
+
+    Returns
+    -------
+    metadata : dict of str to object
+    types : dict of str to int
+        Each value's GGUF type.
 
     Raises
     ------
     DuplicateName, LimitExceeded, MalformedHeader, TruncatedSource
     """
     metadata: dict[str, Any] = {}
+    types: dict[str, int] = {}
     for index in range(n_keys):
         offset = cursor.position
         key = cursor.name(f"metadata key {index}")
@@ -108,8 +115,9 @@ def read_metadata(cursor: HeaderCursor, n_keys: int) -> dict[str, Any]:
                 expected="every key once",
                 found=key,
             )
-        metadata[key] = _read_value(cursor, key)
-    return metadata
+        types[key] = cursor.u32(key)
+        metadata[key] = _read_value(cursor, key, types[key])
+    return metadata, types
 
 
 def unpack(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,9 +125,8 @@ def unpack(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {key: v.values() if isinstance(v, PackedArray) else v for key, v in metadata.items()}
 
 
-def _read_value(cursor: HeaderCursor, key: str) -> Any:
-    offset = cursor.position
-    kind = cursor.u32(key)
+def _read_value(cursor: HeaderCursor, key: str, kind: int) -> Any:
+    offset = cursor.position - U32.size
     if kind != _FIXED_TYPES.get(key, kind):
         raise MalformedHeader(
             "a metadata value of the wrong type",

@@ -1,9 +1,9 @@
 """Tensors of Hugging Face's form, worked out from leaves of MaxText's as they are read.
 
-A leaf's axes are put in order (``transpose``), rows of rotary heads that MaxText keeps interleaved half-split
-(``unpermute_rope``), and queries that it keeps divided by the root of the head's width multiplied by it again
-(``scale_query``), in float32 and back, as its export does; Gemma's norms and embedding likewise lose what its
-import adds.
+A leaf's axes are put in order (``order_axes``), rows of rotary heads that MaxText keeps interleaved half-
+split (``unpermute_rope``), and queries that it keeps divided by the root of the head's width multiplied by it
+again (``scale_query``), in float32 and back, as its export does; Gemma's norms and embedding likewise lose
+what its import adds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from wvindex.formats.encodings import Encoding
 from wvindex.sources.maxtext_names import Layout
 from wvindex.sources.orbax_arrays import Index, LeafArray
 
-TRANSPOSE: Final = "transpose"
+ORDER_AXES: Final = "order_axes"
 UNPERMUTE: Final = "unpermute_rope"
 SCALE: Final = "scale_query"
 UNSCALE_EMBEDDING: Final = "unscale_embedding"
@@ -110,7 +110,7 @@ class TensorForm:
     def transforms(self) -> tuple[str, ...]:
         """What is done to the leaf's values, in order."""
         steps = {
-            TRANSPOSE: bool(self.layout.rows) and self.layout.rows[0] > self.layout.columns[0],
+            ORDER_AXES: bool(self.layout.rows) and self.layout.rows[0] > self.layout.columns[0],
             UNPERMUTE: self.half_split,
             SCALE: self.multiply != 1,
             UNSCALE_EMBEDDING: self.divide != 1,

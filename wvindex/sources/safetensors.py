@@ -27,6 +27,8 @@ TOKENIZER_FILES: Final = (
 )
 """What is kept of a tokenizer, under the names that Hugging Face gives."""
 
+CONFIG_JSON: Final = "config.json"
+
 VOCABULARY_FILES: Final = frozenset({"tokenizer.json", "tokenizer.model", "vocab.json"})
 
 
@@ -44,6 +46,8 @@ class SafetensorsSource:
     ----------
     notes : tuple of str
         What was left aside, such as ``.safetensors`` files that the index does not name.
+    config_file : bytes or None
+        ``config.json`` as it is.
     checkpoint : Checkpoint
         Which files it is made of, and what their index says.
     headers : mapping of str to SafetensorsHeader
@@ -90,14 +94,14 @@ class SafetensorsSource:
         self.checkpoint = checkpoint
         self.headers: Mapping[str, SafetensorsHeader] = headers
         self._fingerprints = tuple(fingerprints)
-        self._config = self._read_config()
+        self.config_file = read_beside(self._directory, CONFIG_JSON, MAX_JSON_BYTES)
+        self._config = self._parsed_config()
         self.notes: tuple[str, ...] = checkpoint.notes
 
-    def _read_config(self) -> dict[str, Any]:
-        data = read_beside(self._directory, "config.json", MAX_JSON_BYTES)
-        if data is None:
+    def _parsed_config(self) -> dict[str, Any]:
+        if self.config_file is None:
             return {}
-        return parse_object(data, file=self._directory / "config.json", constants=True)
+        return parse_object(self.config_file, file=self._directory / CONFIG_JSON, constants=True)
 
     def __enter__(self) -> Self:
         """Return itself."""

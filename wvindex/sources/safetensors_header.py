@@ -10,8 +10,10 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from wvindex.errors import (
     LimitExceeded,
@@ -20,7 +22,7 @@ from wvindex.errors import (
     TruncatedSource,
     UnsupportedError,
 )
-from wvindex.formats.encodings import ENCODINGS, Encoding
+from wvindex.formats.encodings import ENCODINGS
 from wvindex.limits import MAX_DIMS, MAX_ELEMENTS, MAX_NAME_BYTES, MAX_SAFETENSORS_HEADER, MAX_TENSORS
 from wvindex.sources.base import TensorInfo
 from wvindex.sources.files import OpenFiles
@@ -28,6 +30,8 @@ from wvindex.sources.strict_json import json_type, parse_object
 
 LENGTH_BYTES: Final = 8
 _METADATA: Final = "__metadata__"
+_SURELY_SHORT: Final = MAX_NAME_BYTES // 4
+"""Characters that are no more than `MAX_NAME_BYTES`, whatever they are: UTF-8 has at most four bytes each."""
 _ENTRY_FIELDS: Final = frozenset({"dtype", "shape", "data_offsets"})
 
 UNSUPPORTED_DTYPES: Final = frozenset(
@@ -35,7 +39,8 @@ UNSUPPORTED_DTYPES: Final = frozenset(
 )
 """Dtypes that the safetensors library (0.8) knows and wvindex does not."""
 
-_KNOWN_DTYPES: Final = ", ".join(name for name, encoding in ENCODINGS.items() if encoding.is_plain)
+_DTYPES: Final = {name: encoding for name, encoding in ENCODINGS.items() if encoding.is_plain}
+_KNOWN_DTYPES: Final = ", ".join(_DTYPES)
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def read_header(files: OpenFiles, file: Path, size: int) -> SafetensorsHeader:
         )
     start = LENGTH_BYTES + length
     tensors = [_tensor(name, entry, file, start) for name, entry in entries.items()]
-    tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
+    tensors.sort(key=attrgetter("offset", "nbytes"))
     _check_cover(tensors, file, start, size)
     return SafetensorsHeader(tuple(tensors), hashlib.sha256(data).hexdigest(), len(data), metadata)
 
@@ -137,7 +142,8 @@ def _check_metadata(metadata: object, file: Path) -> None:
 
 
 def _tensor(name: str, entry: object, file: Path, data_start: int) -> TensorInfo:
-    _check_name(name, file)
+    if not name or len(name) > _SURELY_SHORT:
+        _check_name(name, file)
     if not isinstance(entry, dict) or entry.keys() != _ENTRY_FIELDS:
         raise MalformedHeader(
             "a tensor's entry has the wrong fields",
@@ -146,10 +152,19 @@ def _tensor(name: str, entry: object, file: Path, data_start: int) -> TensorInfo
             expected=", ".join(sorted(_ENTRY_FIELDS)),
             found=", ".join(sorted(entry)) if isinstance(entry, dict) else type(entry).__name__,
         )
-    encoding = _encoding(entry["dtype"], file, name)
-    shape = _shape(entry["shape"], file, name)
-    begin, end = _offsets(entry["data_offsets"], file, name)
-    nbytes = math.prod(shape) * encoding.type_size
+    dtype = entry["dtype"]
+    encoding = _DTYPES.get(dtype) if type(dtype) is str else None
+    if encoding is None:
+        _refuse_dtype(dtype, file, name)
+    shape = _sizes(entry["shape"], "shape", file, name)
+    elements = _elements(shape) if len(shape) <= MAX_DIMS else None
+    if elements is None:
+        _refuse_shape(shape, file, name)
+    offsets = _sizes(entry["data_offsets"], "data_offsets", file, name)
+    if len(offsets) != 2 or offsets[0] > offsets[1]:
+        _refuse_offsets(offsets, file, name)
+    begin, end = offsets
+    nbytes = elements * encoding.type_size
     if end - begin != nbytes:
         raise TensorLayoutError(
             "a tensor's span does not fit its shape and dtype",
@@ -182,7 +197,7 @@ def _check_name(name: str, file: Path) -> None:
         )
 
 
-def _encoding(dtype: object, file: Path, name: str) -> Encoding:
+def _refuse_dtype(dtype: object, file: Path, name: str) -> NoReturn:
     if not isinstance(dtype, str):
         raise MalformedHeader(
             "not a string",
@@ -201,16 +216,19 @@ def _encoding(dtype: object, file: Path, name: str) -> Encoding:
             expected=_KNOWN_DTYPES,
             found=dtype,
         )
-    encoding = ENCODINGS.get(dtype)
-    if encoding is None or not encoding.is_plain:
-        raise TensorLayoutError(
-            "unknown dtype", file=file, tensor=name, field="dtype", expected=_KNOWN_DTYPES, found=dtype
-        )
-    return encoding
+    raise TensorLayoutError(
+        "unknown dtype", file=file, tensor=name, field="dtype", expected=_KNOWN_DTYPES, found=dtype
+    )
 
 
-def _shape(dims: object, file: Path, name: str) -> tuple[int, ...]:
-    shape = _sizes(dims, "shape", file, name)
+@lru_cache(maxsize=256)
+def _elements(shape: tuple[int, ...]) -> int | None:
+    """Give how many elements a shape has; None where it has too many."""
+    # Zeros left out: (0, 2**63) has no elements, but no array library can shape it.
+    return math.prod(shape) if math.prod(filter(None, shape)) <= MAX_ELEMENTS else None
+
+
+def _refuse_shape(shape: tuple[int, ...], file: Path, name: str) -> NoReturn:
     if len(shape) > MAX_DIMS:
         raise LimitExceeded(
             "a tensor has too many dimensions",
@@ -220,37 +238,35 @@ def _shape(dims: object, file: Path, name: str) -> tuple[int, ...]:
             expected=f"at most {MAX_DIMS}",
             found=len(shape),
         )
-    # Zeros left out: (0, 2**63) has no elements, but no array library can shape it.
-    if math.prod(dim for dim in shape if dim) > MAX_ELEMENTS:
-        raise LimitExceeded(
-            "a tensor has too many elements",
-            file=file,
-            tensor=name,
-            field="shape",
-            expected=f"at most {MAX_ELEMENTS}",
-            found=" x ".join(map(str, shape)),
-        )
-    return shape
+    raise LimitExceeded(
+        "a tensor has too many elements",
+        file=file,
+        tensor=name,
+        field="shape",
+        expected=f"at most {MAX_ELEMENTS}",
+        found=" x ".join(map(str, shape)),
+    )
 
 
-def _offsets(span: object, file: Path, name: str) -> tuple[int, int]:
-    offsets = _sizes(span, "data_offsets", file, name)
-    if len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise MalformedHeader(
-            "data_offsets are not a begin and an end",
-            file=file,
-            tensor=name,
-            field="data_offsets",
-            expected="two, the first no larger",
-            found=list(offsets),
-        )
-    return offsets[0], offsets[1]
+def _refuse_offsets(offsets: tuple[int, ...], file: Path, name: str) -> NoReturn:
+    raise MalformedHeader(
+        "data_offsets are not a begin and an end",
+        file=file,
+        tensor=name,
+        field="data_offsets",
+        expected="two, the first no larger",
+        found=list(offsets),
+    )
 
 
 def _sizes(value: object, field: str, file: Path, name: str) -> tuple[int, ...]:
     """Check a list of integers that are not negative (JSON's ``true`` is a Python int, too)."""
-    if isinstance(value, list) and all(type(item) is int and item >= 0 for item in value):
-        return tuple(value)
+    if isinstance(value, list):
+        for item in value:
+            if type(item) is not int or item < 0:
+                break
+        else:
+            return tuple(value)
     raise MalformedHeader(
         "not a list of sizes",
         file=file,

@@ -20,6 +20,7 @@ from wvindex.limits import MAX_JSON_DEPTH
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NOT_BRACKETS: Final = bytes(code for code in range(256) if code not in _STEPS)
+_NOT_MARKS: Final = bytes(code for code in _NOT_BRACKETS if code not in b'":\\')
 _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -59,19 +60,29 @@ def parse_object(
             expected="UTF-8",
             found=error.object[error.start : error.start + 8],
         ) from error
-    _check_depth(data, file)
-    value = _loads(text, file, base, constants=constants)
+    structure = _structure(data)
+    _check_depth(structure, file)
+    value = _loads(text, structure, file, base, constants=constants)
     if not isinstance(value, dict):
         raise MalformedHeader(
             "not a JSON object", file=file, offset=base, expected="an object", found=type(value).__name__
         )
-    if _SURROGATE_ESCAPE.search(text):
+    if "\\" in text and _SURROGATE_ESCAPE.search(text):
         _check_surrogates(value, file)
     return value
 
 
-def _check_depth(data: bytes | bytearray, file: Path) -> None:
-    brackets = _STRING.sub(b"", data).translate(None, _NOT_BRACKETS)
+def _structure(data: bytes | bytearray) -> bytes | bytearray:
+    """Give the brackets and colons (at least) that stand outside of strings."""
+    marks = data.translate(None, _NOT_MARKS)
+    # Most strings hold none of these, nor a backslash: what is left of them is two quotes side by side. Where
+    # such pairs are all the quotes there are, every string was one; elsewhere a quote is left over.
+    structure = marks.replace(b'""', b"")
+    return structure if b'"' not in structure and b"\\" not in structure else _STRING.sub(b"", data)
+
+
+def _check_depth(structure: bytes | bytearray, file: Path) -> None:
+    brackets = structure.translate(None, _NOT_BRACKETS)
     depth = max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
     if depth > MAX_JSON_DEPTH:
         raise LimitExceeded(
@@ -79,15 +90,13 @@ def _check_depth(data: bytes | bytearray, file: Path) -> None:
         )
 
 
-def _loads(text: str, file: Path, base: int, *, constants: bool) -> object:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        members = dict(pairs)
-        if len(members) != len(pairs):
-            name = _first_twice(pairs)
-            raise DuplicateName(
-                "a JSON key stands twice", file=file, field=name, expected="every key once", found=name
-            )
-        return members
+def _loads(text: str, structure: bytes | bytearray, file: Path, base: int, *, constants: bool) -> object:
+    members = 0
+
+    def count(value: dict[str, Any]) -> dict[str, Any]:
+        nonlocal members
+        members += len(value)
+        return value
 
     def refuse(constant: str) -> NoReturn:
         raise MalformedHeader("a number is not finite", file=file, expected="a finite number", found=constant)
@@ -98,8 +107,9 @@ def _loads(text: str, file: Path, base: int, *, constants: bool) -> object:
 
     try:
         if constants:
-            return json.loads(text, object_pairs_hook=unique)
-        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite)
+            value = json.loads(text, object_hook=count)
+        else:
+            value = json.loads(text, object_hook=count, parse_constant=refuse, parse_float=finite)
     except json.JSONDecodeError as error:
         offset = base + len(text[: error.pos].encode())
         found = text[error.pos : error.pos + 8] or "the end"
@@ -111,10 +121,24 @@ def _loads(text: str, file: Path, base: int, *, constants: bool) -> object:
         raise MalformedHeader(
             "a number is too long", file=file, expected=f"at most {most} digits", found="more"
         ) from error
+    if members != structure.count(b":"):  # every member has its colon, also one that another replaced
+        _refuse_duplicates(text, file)
+    return value
 
 
-def _first_twice(pairs: list[tuple[str, Any]]) -> str:
-    return Counter(key for key, _ in pairs).most_common(1)[0][0]
+def _refuse_duplicates(text: str, file: Path) -> None:
+    """Raise for the first object that has a key twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) != len(pairs):
+            name = Counter(key for key, _ in pairs).most_common(1)[0][0]
+            raise DuplicateName(
+                "a JSON key stands twice", file=file, field=name, expected="every key once", found=name
+            )
+        return members
+
+    json.loads(text, object_pairs_hook=unique)
 
 
 def _check_surrogates(value: object, file: Path) -> None:

@@ -26,8 +26,11 @@ from wvindex.store.records import Mismatch, read_record, record_json
 
 __all__ = ["EXTRA_FILE", "ArrayEntry", "Catalog", "LedgerEntry", "parse_catalog"]
 
-EXTRA_FILE: Final = re.compile(r"tokenizer/[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}")
+EXTRA_FILE: Final = re.compile(r"(tokenizer|source)/[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}")
 """Paths of files that a store keeps beside its arrays."""
+
+TOKENIZER: Final = "tokenizer/"
+"""Where the tokenizer's files are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,8 @@ class Catalog:
     arrays : mapping of str to ArrayEntry
         By standard key.
     files : tuple of str
-        Other files of the store (the tokenizer's), by their paths below its root.
+        Other files of the store (the tokenizer's, and what else of the source is kept), by their paths
+        below its root.
     links : tuple of str
         For each of `sources`, its path relative to the store's directory, where arrays are linked (see
         `wvindex.formats.arrays.Link`); empty where all were copied.
@@ -70,6 +74,11 @@ class Catalog:
     files: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
     format: int = FORMAT
+
+    @property
+    def tokenizer_files(self) -> tuple[str, ...]:
+        """Those of `files` that are the tokenizer's."""
+        return tuple(name for name in self.files if name.startswith(TOKENIZER))
 
     def to_json(self) -> dict[str, Any]:
         """Give plain JSON values; `from_json` reads them back to an equal object."""
@@ -182,7 +191,7 @@ def _check_config(config: ModelConfig) -> None:
 def _check_files(files: tuple[str, ...]) -> None:
     for i, name in enumerate(files):
         if not EXTRA_FILE.fullmatch(name):
-            raise Mismatch("tokenizer/ and a plain file name", name, ("files", f"[{i}]"))
+            raise Mismatch("tokenizer/ or source/ and a plain file name", name, ("files", f"[{i}]"))
 
 
 def _entries(records: Mapping[str, ArrayRecord]) -> dict[str, ArrayEntry]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +18,7 @@ from wvindex.errors import (
 )
 from wvindex.limits import MAX_JSON_BYTES
 from wvindex.sources.base import TokenizerData
-from wvindex.store.catalog import Catalog, parse_catalog
+from wvindex.store.catalog import TOKENIZER, Catalog, parse_catalog
 from wvindex.store.checksum import crc32c
 from wvindex.store.chunk_reader import Check, ChunkReader
 from wvindex.store.metadata import CATALOG_JSON, FORMAT, ZARR_JSON
@@ -37,6 +37,7 @@ __all__ = [
     "open_catalog",
     "open_finished",
     "read_catalog",
+    "read_files",
     "read_tokenizer",
     "require_check",
 ]
@@ -205,9 +206,27 @@ def read_tokenizer(objects: Objects, catalog: Catalog) -> TokenizerData | None:
     CatalogError
         If a file that the catalog lists is missing, unreadable, or not what was written.
     """
-    files: dict[str, bytes] = {}
-    root = objects.read_file(ZARR_JSON, MAX_GROUP_JSON) if catalog.files else None
-    for path in catalog.files:
+    found = read_files(objects, catalog, catalog.tokenizer_files)
+    files = {path.removeprefix(TOKENIZER): data for path, data in found.items()}
+    if not files:
+        return None
+    metadata = files.pop(GGUF_TOKENIZER.removeprefix(TOKENIZER), b"{}")
+    gguf = _json_object(metadata, f"{objects.location}/{GGUF_TOKENIZER}")
+    return TokenizerData(files=files, gguf=gguf)
+
+
+def read_files(objects: Objects, catalog: Catalog, paths: Iterable[str]) -> dict[str, bytes]:
+    """Give the bytes of files that the catalog lists, by path.
+
+    Raises
+    ------
+    CatalogError
+        If one is missing, unreadable, or not what was written.
+    """
+    found: dict[str, bytes] = {}
+    claims: Mapping[str, Any] | None = None
+    for path in paths:
+        claims = _claims_of(objects.read_file(ZARR_JSON, MAX_GROUP_JSON) or b"") if claims is None else claims
         data = objects.read_file(path, MAX_JSON_BYTES)
         if data is None:
             raise CatalogError(
@@ -216,13 +235,9 @@ def read_tokenizer(objects: Objects, catalog: Catalog) -> TokenizerData | None:
                 expected="a file that the catalog lists",
                 found="nothing",
             )
-        _require_written(data, _claims_of(root or b""), path, objects.location)
-        files[path.removeprefix("tokenizer/")] = data
-    if not files:
-        return None
-    metadata = files.pop(GGUF_TOKENIZER.removeprefix("tokenizer/"), b"{}")
-    gguf = _json_object(metadata, f"{objects.location}/{GGUF_TOKENIZER}")
-    return TokenizerData(files=files, gguf=gguf)
+        _require_written(data, claims, path, objects.location)
+        found[path] = data
+    return found
 
 
 def _json_object(data: bytes, file: str) -> dict[str, Any]:

@@ -221,7 +221,7 @@ class StoreWriter:
         )
 
     def add_file(self, relative: str, data: Buffer) -> None:
-        """Keep a file beside the arrays, as ``tokenizer/<name>``.
+        """Keep a file beside the arrays, as ``tokenizer/<name>`` or ``source/<name>``.
 
         Raises
         ------
@@ -230,7 +230,10 @@ class StoreWriter:
         """
         if not EXTRA_FILE.fullmatch(relative):
             raise UnsafePath(
-                "not a file that a store keeps", file=self.path, expected="tokenizer/<name>", found=relative
+                "not a file that a store keeps",
+                file=self.path,
+                expected="tokenizer/<name> or source/<name>",
+                found=relative,
             )
         self._write(relative, data)
         self._sums[relative] = crc32c([data])

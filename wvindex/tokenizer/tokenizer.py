@@ -57,6 +57,11 @@ class Tokenizer:
         """The id that ends a sequence, whether or not `encode` adds it."""
         return self._eos_token_id
 
+    def to_json(self) -> str:
+        """Give it as the text of a ``tokenizer.json``."""
+        text: str = self._backend.to_str(pretty=True)
+        return text
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Turn text into token ids.
 

@@ -4,34 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Final
 
 from wvindex.arch.config import ModelConfig
 from wvindex.arch.family import Family
 from wvindex.arch.keys import EXPERT_MODULES, gguf_name, split_layer
-from wvindex.arch.naming import Placement
 from wvindex.errors import DuplicateName, MetadataError, UndecodableType
 from wvindex.formats.arrays import ArraySpec, Exactness, Heads
 from wvindex.formats.encodings import BF16, F16, F32, FLOAT_ENCODINGS, Encoding
 from wvindex.formats.ggml import can_decode
 from wvindex.sources.base import Source, TensorInfo
-from wvindex.transform.combine import Cast, Concat, Slice, tensor_rows
+from wvindex.transform.combine import Cast, Concat, tensor_rows
+from wvindex.transform.pieces import Contribution, Pieces, contribution_rows
 from wvindex.transform.rope import unpermuted_heads
 from wvindex.transform.rows import Rows
-from wvindex.transform.scales import Scales
+from wvindex.transform.stacks import stack
 
 _QUERY_HEADS: Final = {"self_attn.q_proj": 0, "self_attn.o_proj": 1, "self_attn.q_b_proj": 0}
 _KEY_HEADS: Final = {"self_attn.k_proj": 0, "self_attn.v_proj": 0, "self_attn.kv_b_proj": 0}
-
-
-@dataclass(frozen=True)
-class Contribution:
-    """A source tensor, where its rows go, and the scales of its FP8 codes. No placement: kept as it is."""
-
-    info: TensorInfo
-    placement: Placement | None
-    scales: Scales | None
 
 
 @dataclass
@@ -44,16 +34,6 @@ class Target:
     contributions: list[Contribution] = field(default_factory=list)
     mapped: bool = True
     made: tuple[Rows, tuple[int, ...], Exactness, str] | None = None
-
-
-@dataclass(frozen=True)
-class _Pieces:
-    """Rows from the source, not yet cast, and how they came together."""
-
-    rows: Sequence[Rows]
-    shape: tuple[int, ...]
-    transforms: tuple[str, ...]
-    stacked: bool = False
 
 
 def assemble(
@@ -90,14 +70,14 @@ def assemble(
     target = replace(target, contributions=sorted(target.contributions, key=_expert))
     if target.made is not None:
         rows, shape, exactness, transform = target.made
-        pieces = _Pieces([rows], shape, (transform,))
+        pieces = Pieces([rows], shape, (transform,))
     else:
         pieces = _gather(source, key, target, config)
         pieces = replace(pieces, transforms=(*_rendered(target), *pieces.transforms))
         exactness = "reordered" if pieces.transforms else "bit"
         if not all(c.info.rendering is None or c.info.rendering.is_exact for c in target.contributions):
             exactness = "derived"
-        if not {rows.encoding.name for rows in pieces.rows} <= {
+        if not {encoding.name for encoding in pieces.encodings} <= {
             contribution.info.encoding.name for contribution in target.contributions
         }:
             exactness = "cast"  # FP8 rows that end within a scale block
@@ -130,7 +110,7 @@ def _rendered(target: Target) -> tuple[str, ...]:
 def _expert(contribution: Contribution) -> int:
     """Order by which experts' parts stand in a stack, whatever order the file has."""
     placement = contribution.placement
-    return placement.expert if placement is not None and placement.expert is not None else 0
+    return (placement and placement.expert) or 0
 
 
 def aliases(key: str, names: Sequence[str], family: Family | None, *, whole: bool) -> tuple[str, ...]:
@@ -169,9 +149,9 @@ def _is_whole(target: Target) -> bool:
     )
 
 
-def _gather(source: Source, key: str, target: Target, config: ModelConfig) -> _Pieces:
+def _gather(source: Source, key: str, target: Target, config: ModelConfig) -> Pieces:
     if split_layer(key)[1].rpartition(".")[0] in EXPERT_MODULES and target.mapped:
-        return _stack(source, key, target.contributions, config)
+        return stack(source, key, target.contributions, config)
     if len(target.contributions) > 1:
         first, second = target.contributions[:2]
         raise DuplicateName(
@@ -184,7 +164,7 @@ def _gather(source: Source, key: str, target: Target, config: ModelConfig) -> _P
     return _single(source, target.contributions[0])
 
 
-def _single(source: Source, contribution: Contribution) -> _Pieces:
+def _single(source: Source, contribution: Contribution) -> Pieces:
     info, placement = contribution.info, contribution.placement
     part = placement.rows if placement else None
     shape = info.shape
@@ -196,10 +176,10 @@ def _single(source: Source, contribution: Contribution) -> _Pieces:
     if placement is not None and placement.permuted_heads:
         order = unpermuted_heads(_checked_rows(info, placement.permuted_heads), placement.permuted_heads)
         transforms.append("permute")
-    rows = contributed_rows(source, contribution, part=part)
+    rows = contribution_rows(source, contribution, part=part)
     if order is not None:
         rows = tensor_rows(source, info, order=order)
-    return _Pieces([rows], shape, tuple(transforms))
+    return Pieces([rows], shape, tuple(transforms))
 
 
 def _checked_rows(info: TensorInfo, n_heads: int) -> int:
@@ -215,111 +195,12 @@ def _checked_rows(info: TensorInfo, n_heads: int) -> int:
     return rows
 
 
-def contributed_rows(
-    source: Source,
-    contribution: Contribution,
-    *,
-    matrix: int | None = None,
-    part: tuple[int, int] | None = None,
-) -> Rows:
-    """Give rows of a contribution's tensor; FP8 parts that cut a scale block are decoded.
-
-    Parameters
-    ----------
-    source, contribution
-    matrix : int, optional
-        Which matrix of a stack; all where not given.
-    part : (int, int), optional
-        Rows [start, stop) of the tensor's matrix, wherever its placement begins.
-    """
-    info, scales = contribution.info, contribution.scales
-    if scales is None:
-        return tensor_rows(source, info, matrix=matrix, part=part)
-    block, height = scales.block[0], info.shape[-2]
-    if part is None or (part[0] % block == 0 and (part[1] % block == 0 or part[1] == height)):
-        return tensor_rows(
-            source, info, matrix=matrix, part=part, scales=scales.info, scale_block=scales.block
-        )
-    whole = tensor_rows(source, info, matrix=matrix, scales=scales.info, scale_block=scales.block)
-    return Slice(Cast(whole, F32), *part)
-
-
-def _stack(source: Source, key: str, contributions: Sequence[Contribution], config: ModelConfig) -> _Pieces:
-    """Bring experts together, whether they come one by one, stacked, or fused."""
-    count = config.moe.n_routed_experts if config.moe else 0
-    parts: dict[int, Rows] = {}
-    width = contributions[0].info.shape[-1] if contributions[0].info.shape else 1
-    for contribution in contributions:
-        placement, info = contribution.placement, contribution.info
-        numbered = [placement.expert] if placement and placement.expert is not None else None
-        if numbered is None and len(info.shape) == 3 and info.shape[0] == count and len(contributions) == 1:
-            if placement is None or placement.rows is None:
-                return _Pieces([contributed_rows(source, contribution)], info.shape, ())
-            numbered = list(range(count))
-        for expert in numbered or ():
-            _put(parts, expert, key, contribution, count)
-            matrix = expert if len(info.shape) == 3 else None
-            parts[expert] = contributed_rows(
-                source, contribution, matrix=matrix, part=placement.rows if placement else None
-            )
-    _check_experts(parts, key, contributions, count, width)
-    rows = [parts[expert] for expert in range(count)]
-    if len(contributions[0].info.shape) == 1:
-        return _Pieces(rows, (count, width), ("stack",))
-    transform = (
-        "split" if contributions[0].info.shape[:1] == (count,) and len(contributions) == 1 else "stack"
-    )
-    return _Pieces(rows, (count, rows[0].n_rows, width), (transform,), stacked=True)
-
-
-def _put(parts: dict[int, Rows], expert: int, key: str, contribution: Contribution, count: int) -> None:
-    info = contribution.info
-    if expert in parts:
-        raise DuplicateName(f"expert {expert} of {key} stands twice", file=info.file, tensor=info.name)
-    if expert >= count:
-        raise MetadataError(
-            f"{key} has more experts than the configuration says",
-            file=info.file,
-            tensor=info.name,
-            field="n_routed_experts",
-            expected=count,
-            found=expert + 1,
-        )
-
-
-def _check_experts(
-    parts: dict[int, Rows], key: str, contributions: Sequence[Contribution], count: int, width: int
-) -> None:
-    first = contributions[0].info
-    missing = list(islice((expert for expert in range(count) if expert not in parts), 8))
-    if missing or not count:
-        raise MetadataError(
-            f"experts of {key} are missing",
-            file=first.file,
-            tensor=first.name,
-            field="n_routed_experts",
-            expected=f"{count} experts",
-            found=f"none numbered {missing}" if missing else "experts in a model without routing",
-        )
-    for contribution in contributions:
-        if contribution.info.shape != first.shape:
-            raise MetadataError(
-                f"experts of {key} differ in shape",
-                file=contribution.info.file,
-                tensor=contribution.info.name,
-                expected=first.shape,
-                found=contribution.info.shape,
-            )
-
-
 def _cast(
-    pieces: _Pieces, storage: Encoding | None, subtract: float, exactness: Exactness, info: TensorInfo
+    pieces: Pieces, storage: Encoding | None, subtract: float, exactness: Exactness, info: TensorInfo
 ) -> tuple[Rows, tuple[str, ...], Exactness]:
     """Bring all pieces to one encoding, and that to the one asked for."""
-    encodings = {rows.encoding for rows in pieces.rows}
-    wanted = _wanted(pieces, encodings, storage, subtract)
-    transforms = pieces.transforms
-    parts = list(pieces.rows)
+    wanted = _wanted(pieces, storage, subtract)
+    transforms, parts = pieces.transforms, pieces.rows
     if wanted is not None:
         for rows in parts:
             check_decodable(rows.encoding, info)
@@ -330,9 +211,8 @@ def _cast(
     return rows, transforms, exactness
 
 
-def _wanted(
-    pieces: _Pieces, encodings: set[Encoding], storage: Encoding | None, subtract: float
-) -> Encoding | None:
+def _wanted(pieces: Pieces, storage: Encoding | None, subtract: float) -> Encoding | None:
+    encodings = pieces.encodings
     wanted = storage_for(encodings, len(pieces.shape), storage)
     if not subtract or wanted is not None:
         return wanted

@@ -41,7 +41,7 @@ def contradictions(
         The source's name.
     error : MetadataError
     """
-    tensors = {info.name: info for info in source.tensors()}
+    tensors: dict[str, TensorInfo] = {}
     projections = _attention(config) | _feed_forward(config)
     layers: set[int] = set()
     for spec in specs:
@@ -54,6 +54,7 @@ def contradictions(
             continue
         for axis, (field, size) in _claims(role, spec, projections, config).items():
             if size is not None and (axis >= len(spec.shape) or spec.shape[axis] != size):
+                tensors = tensors or {info.name: info for info in source.tensors()}
                 yield spec.sources[0], _shape_error(tensors[spec.sources[0]], spec, axis, field, size)
     if source.format == "gguf" and layers:
         yield from _layers(source, layers, config)

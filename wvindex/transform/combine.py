@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Final
+from typing import Final, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,36 @@ TILE_VALUES: Final = 1 << 20
 """Values decoded at once where rows are cast: 4 MiB of float32."""
 
 
+class Alike(Sequence[Rows]):
+    """Parts that differ in nothing but their place, each made anew when it is asked for.
+
+    A model may have a hundred thousand experts, of which nobody may read one.
+
+    Parameters
+    ----------
+    count : int
+    make : callable
+        Gives the part of an index.
+    """
+
+    def __init__(self, count: int, make: Callable[[int], Rows]) -> None:
+        self._count = count
+        self._make = make
+
+    def __len__(self) -> int:
+        """Give the number of parts."""
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Rows: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Rows]: ...
+    def __getitem__(self, index: int | slice) -> Rows | list[Rows]:
+        """Make a part, or several."""
+        found = range(self._count)[index]
+        return self._make(found) if isinstance(found, int) else [self._make(one) for one in found]
+
+
 class Concat:
     """Rows of several parts, one part under another, all of one encoding and width.
 
@@ -33,14 +63,17 @@ class Concat:
     """
 
     def __init__(self, parts: Sequence[Rows], *, stacked: bool) -> None:
-        self.parts = tuple(parts)
-        self.encoding = parts[0].encoding
-        self.row_values = parts[0].row_values
-        self._ends = list(accumulate(part.n_rows for part in parts))
+        first = parts[0]
+        self.parts = parts if isinstance(parts, Alike) else tuple(parts)
+        self.encoding = first.encoding
+        self.row_values = first.row_values
+        alike = isinstance(parts, Alike)
+        heights = [first.n_rows] * len(parts) if alike else [part.n_rows for part in parts]
         block = self.encoding.scale_block
-        self._scale_ends = list(accumulate(-(-part.n_rows // block[0]) for part in parts)) if block else []
+        self._ends = list(accumulate(heights))
+        self._scale_ends = list(accumulate(-(-height // block[0]) for height in heights)) if block else []
         self.n_rows = self._ends[-1]
-        self.matrix_rows = parts[0].n_rows if stacked else self.n_rows
+        self.matrix_rows = first.n_rows if stacked else self.n_rows
 
     def read_rows(
         self, start: int, stop: int, out: memoryview, *, span: tuple[int, int] | None = None

@@ -17,9 +17,10 @@ from wvindex.arch.keys import FUSED_LATENT, LATENT_DOWN, layer_key, split_layer
 from wvindex.errors import TensorLayoutError, UnsupportedError, WvindexError
 from wvindex.formats.arrays import ArraySpec, Exactness, Part
 from wvindex.formats.encodings import Encoding
-from wvindex.transform.assemble import Contribution, Target, assemble
+from wvindex.transform.assemble import Target, assemble
 from wvindex.transform.combine import Concat, JoinedVectors
 from wvindex.transform.mla_plan import MlaLayer, Planned
+from wvindex.transform.pieces import Contribution
 from wvindex.transform.rows import Rows
 
 FUSE: Final = "fuse_qkv_a"

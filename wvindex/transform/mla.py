@@ -20,7 +20,8 @@ is exact. Absorption stores the dense products
 and, so that the two scalars of a token can be worked out again, the matrix latent = [W_qa ; W_ca]. What a
 scalar multiplies is a `RowScale` of each array: all of Q and V, and of K only the nope part, for the rotary
 part never went through the norm. A bias of the down-projections (c_q = W_qa x + b) goes through the same
-products and is scaled alike.
+products and is scaled alike. Where a family multiplies the norms' output (`MLA.q_lora_scale`,
+`kv_lora_scale`), the number goes into g.
 
 Heads are laid out [rope | nope], and rotary rows go from DeepSeek's interleaved pairs to half-split, in Q and
 K alike, which leaves every score as it was; the shared rotary key is repeated for each head. The result is an
@@ -111,13 +112,13 @@ def absorb(
     kv_a, kv_a_norm = _float32("kv_a", kv_a, kv_rows, hidden), _float32("kv_a_norm", kv_a_norm, rank)
     kv_b = _float32("kv_b", kv_b, num_heads * (g.qk_nope_head_dim + g.v_head_dim), rank)
     kv_a_bias = _float32("kv_a_bias", kv_a_bias, kv_rows) if kv_a_bias is not None else None
-    turned = tail_order(g)
+    turned, kv_gamma = tail_order(g), kv_a_norm * np.float32(g.kv_lora_scale)
     parts = {}
     for letter, index in (("k", key_index(g, num_heads)), ("v", value_index(g, num_heads))):
-        parts[letter] = _product(kv_b, kv_a_norm, index, kv_a[:rank], kv_a[rank:][turned])
+        parts[letter] = _product(kv_b, kv_gamma, index, kv_a[:rank], kv_a[rank:][turned])
         if kv_a_bias is not None:
             column = kv_a_bias[:, None]
-            bias = _product(kv_b, kv_a_norm, index, column[:rank], column[rank:][turned])
+            bias = _product(kv_b, kv_gamma, index, column[:rank], column[rank:][turned])
             parts[f"{letter}_bias"] = bias.ravel()
     q, q_bias, q_a = _absorbed_queries(q_a, q_a_norm, q_b, q_a_bias, g, num_heads, hidden)
     return Absorbed(
@@ -150,12 +151,13 @@ def _absorbed_queries(
             if array is not None:
                 raise _does_not_fit(name, "nothing, for there is no q_lora_rank", array.shape)
         return q_b[order], None, None
-    q_a, q_a_norm = _float32("q_a", q_a, rank, hidden), _float32("q_a_norm", q_a_norm, rank)
-    q = _product(q_b, q_a_norm, order, q_a, np.empty((0, hidden), np.float32))
+    q_a = _float32("q_a", q_a, rank, hidden)
+    gamma = _float32("q_a_norm", q_a_norm, rank) * np.float32(geometry.q_lora_scale)
+    q = _product(q_b, gamma, order, q_a, np.empty((0, hidden), np.float32))
     if q_a_bias is None:
         return q, None, q_a
     column = _float32("q_a_bias", q_a_bias, rank)[:, None]
-    return q, _product(q_b, q_a_norm, order, column, column[:0]).ravel(), q_a
+    return q, _product(q_b, gamma, order, column, column[:0]).ravel(), q_a
 
 
 def _product(left: Floats, gamma: Floats, index: Order, right: Floats, tail: Floats) -> Floats:

@@ -16,17 +16,10 @@ from wvindex.errors import DuplicateName, MetadataError, TensorLayoutError
 from wvindex.formats.arrays import ArraySpec, Exactness, Heads, RowScale
 from wvindex.formats.encodings import BF16, F16, F32, Encoding
 from wvindex.sources.base import Source, TensorInfo
-from wvindex.transform.assemble import (
-    Contribution,
-    Target,
-    aliases,
-    check_decodable,
-    contributed_rows,
-    is_mtp,
-    storage_for,
-)
+from wvindex.transform.assemble import Target, aliases, check_decodable, is_mtp, storage_for
 from wvindex.transform.combine import AsVector, Cast, Concat, JoinedVectors, Reordered, tensor_rows
 from wvindex.transform.mla import key_index, q_order, row_scales, tail_order, value_index
+from wvindex.transform.pieces import Contribution, contribution_rows
 from wvindex.transform.product import Factor, Floats, LatestFactor, ProductRows, TransposedRows
 from wvindex.transform.rope import Order
 from wvindex.transform.rows import Rows, decoded
@@ -153,7 +146,7 @@ class MlaLayer:
             part = (placed[0] + start, placed[0] + stop)
         if order is not None:
             return tensor_rows(self.source, contribution.info, part=part, order=order)
-        return contributed_rows(self.source, contribution, part=part)
+        return contribution_rows(self.source, contribution, part=part)
 
     def values(self, contribution: Contribution) -> Floats:
         """Decode a whole factor."""
@@ -350,6 +343,13 @@ class _Product:
     hidden: int
     factor_rows: int
 
+    def gamma(self) -> Floats:
+        """Give the norm's weight, times what the family multiplies the norm's output by."""
+        g = self.context.geometry
+        return self.context.values(self.norm) * np.float32(
+            g.q_lora_scale if self.name == "q" else g.kv_lora_scale
+        )
+
     def planned(
         self, index: Order, role: str, scale: RowScale | None, used: Sequence[Contribution]
     ) -> Planned:
@@ -359,7 +359,7 @@ class _Product:
         rows = ProductRows(
             self.left,
             index,
-            lambda: context.values(self.norm),
+            self.gamma,
             lambda: context.latest.get((context.layer, self.name), self.factor),
             self.hidden,
             context.absorbed,
@@ -382,7 +382,7 @@ class _Product:
             tails = tail() if tail is not None else np.empty(0, np.float32)
             return Factor(right()[:, None], tails[:, None])
 
-        column = ProductRows(self.left, index, lambda: self.context.values(self.norm), factor, 1)
+        column = ProductRows(self.left, index, self.gamma, factor, 1)
         spec = _spec(self.context, role, (index.size,), F32, used)
         return spec, AsVector(column), 0, used
 

@@ -6,24 +6,28 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Final, Literal
 
 from wvindex.arch.config import ModelConfig
 from wvindex.arch.family import Family
 from wvindex.arch.keys import layer_key, split_layer
+from wvindex.arch.mxfp4 import packed_pairs
 from wvindex.arch.naming import is_part_of_a_weight, place
 from wvindex.arch.registry import identify
 from wvindex.errors import DuplicateName, UsageError, WvindexError
 from wvindex.formats.arrays import ArraySpec
-from wvindex.formats.encodings import BF16, F16, F32, FLOAT_ENCODINGS, Encoding
-from wvindex.formats.ledger import LedgerEntry
+from wvindex.formats.encodings import BF16, ENCODINGS, F16, F32, FLOAT_ENCODINGS, Encoding
+from wvindex.formats.ledger import IN_CONFIG, LedgerEntry
 from wvindex.limits import PROCESS_BYTES
 from wvindex.sizes import format_size
-from wvindex.sources.base import Source, TensorInfo
-from wvindex.transform.assemble import Contribution, Target, assemble
+from wvindex.sources.base import Source
+from wvindex.transform.accounts import Accounts
+from wvindex.transform.assemble import Target, assemble
 from wvindex.transform.claims import contradictions
 from wvindex.transform.fuse import fused_layer, no_fused_form
 from wvindex.transform.mla_plan import FACTORS, MlaLayer, absorb_layer, stitched_layer, unabsorbed
+from wvindex.transform.pieces import Contribution
 from wvindex.transform.product import LatestFactor
 from wvindex.transform.rows import Rows
 from wvindex.transform.scales import attach_scales
@@ -37,6 +41,9 @@ STORAGE: Final[Mapping[str, Encoding | None]] = {
     "bfloat16": BF16,
 }
 """What ``dtype`` may be: the source's own encodings, or one for all."""
+
+_CODES: Final = frozenset(name for name, one in ENCODINGS.items() if one.is_plain) - FLOAT_ENCODINGS
+"""Encodings of integers: weights that have them are codes."""
 
 FUSED_OPTION: Final = "fused_mla_lora_proj"
 """The option, as catalogs have it; not there where nothing was fused."""
@@ -79,8 +86,8 @@ class Plan:
         As the store will have it: after absorption, a dense attention.
     family : Family or None
     operations : tuple of Operation
-    ledger : tuple of LedgerEntry
-        One entry a source tensor.
+    accounts : Accounts
+        What became of each source tensor.
     refusals : tuple of Refusal
         Empty where the build can be done.
     bytes_in, bytes_out : int
@@ -96,13 +103,18 @@ class Plan:
     config: ModelConfig
     family: Family | None
     operations: tuple[Operation, ...]
-    ledger: tuple[LedgerEntry, ...]
+    accounts: Accounts
     refusals: tuple[Refusal, ...]
     bytes_in: int
     bytes_out: int
     options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     source_bytes: int = 0
+
+    @cached_property
+    def ledger(self) -> tuple[LedgerEntry, ...]:
+        """One entry a source tensor: where it goes. Written when it is first asked for."""
+        return self.accounts.ledger()
 
     @property
     def peak_memory(self) -> int:
@@ -123,7 +135,7 @@ class Plan:
         lines = [
             f"family        {self.config.family or 'unknown'} ({self.config.model_type})",
             f"arrays        {len(self.operations)} ({len(self.operations) - mapped} under their own names)",
-            f"from          {len(self.ledger)} tensors, {format_size(self.bytes_in)}",
+            f"from          {len(self.accounts.tensors)} tensors, {format_size(self.bytes_in)}",
             f"to            {format_size(self.bytes_out)}",
             f"peak memory   about {format_size(self.peak_memory)}",
         ]
@@ -213,8 +225,7 @@ class _Planner:
         self.operations: list[Operation] = []
         self.keys: set[str] = set()
         self.refusals: list[Refusal] = []
-        self.holders: dict[str, list[str]] = defaultdict(list)  # source tensor -> keys
-        self.reasons: dict[str, str] = {}
+        self.accounts = Accounts(source.tensors())
         self.latest = LatestFactor()
         self.fuses = False
 
@@ -226,6 +237,7 @@ class _Planner:
             self.refusals.append(Refusal(FUSED_OPTION, refused))
 
     def plan(self, mla: str, options: Mapping[str, Any]) -> Plan:
+        tensors = self.source.tensors()
         targets = self._targets()
         layers = self._mla_layers(targets)
         for key, target in targets.items():
@@ -238,12 +250,11 @@ class _Planner:
         config = replace(self.config, refuses_to_run=(*self.config.refuses_to_run, *self._unapplied(targets)))
         if layers and mla != "keep":
             config = replace(config, attention_form="dense")
-        tensors = self.source.tensors()
         return Plan(
             config=config,
             family=self.family,
             operations=tuple(sorted(self.operations, key=lambda op: reading_order(op.spec.key))),
-            ledger=tuple(self._ledger_entry(info) for info in tensors),
+            accounts=self.accounts,
             refusals=tuple(self.refusals),
             bytes_in=sum(info.nbytes for info in tensors if info.aside is None),
             bytes_out=sum(op.spec.nbytes for op in self.operations),
@@ -256,27 +267,34 @@ class _Planner:
         """Group what the tensors hold by the array that it belongs to."""
         targets: dict[str, Target] = {}
         scaled, refused = attach_scales(self.source)
-        for tensor, error in refused.items():
+        pairs, unpaired = packed_pairs(self.source, self.family)
+        for tensor, error in (*refused.items(), *unpaired.items()):
             self.refusals.append(Refusal(tensor, error))
-        for info in self.source.tensors():
-            if info.name in scaled.scales_of or info.aside is not None:
-                self.reasons[info.name] = info.aside or "scales"
+        scales_of = {**scaled.scales_of, **{pair.exponents.name: name for name, pair in pairs.items()}}
+        self.accounts.scales_of = scales_of
+        for found in self.source.tensors():
+            if found.aside is not None:
+                self.accounts.reasons[found.name] = found.aside
                 continue
+            if found.name in scales_of:
+                continue
+            pair = pairs.get(found.name)
+            info = found if pair is None else pair.weight
             try:
                 placed = place(info, self.family, self.config, self.source.format)
             except WvindexError as error:
                 self.refusals.append(Refusal(info.name, error))
                 continue
             if placed.use == "config":
-                self.reasons[info.name] = "config.rope"
+                self.accounts.reasons[info.name] = IN_CONFIG
             elif placed.use == "unmapped":
-                target = targets.setdefault(info.name, Target(mapped=False))
+                target = targets.get(info.name) or targets.setdefault(info.name, Target(mapped=False))
                 target.contributions.append(Contribution(info, None, scaled.of.get(info.name)))
             for placement in placed.placements:
-                target = targets.setdefault(placement.key, Target())
-                target.contributions.append(Contribution(info, placement, scaled.of.get(info.name)))
-        for name, owner in scaled.scales_of.items():
-            self.holders[name] = self.holders[owner]  # one list: scales go where their codes go
+                target = targets.get(placement.key) or targets.setdefault(placement.key, Target())
+                exponents = None if pair is None else pair.exponents
+                contribution = Contribution(info, placement, scaled.of.get(info.name), exponents)
+                target.contributions.append(contribution)
         return targets
 
     def _unapplied(self, targets: Mapping[str, Target]) -> list[str]:
@@ -286,7 +304,7 @@ class _Planner:
         codes = [
             key
             for key, target in targets.items()
-            if target.mapped and any(_is_code(c.info.encoding) for c in target.contributions)
+            if target.mapped and any(c.info.encoding.name in _CODES for c in target.contributions)
         ]
         foreign = [
             key
@@ -335,8 +353,7 @@ class _Planner:
             return
         self.keys.add(operation.spec.key)
         self.operations.append(operation)
-        for name in dict.fromkeys(contribution.info.name for contribution in contributions):
-            self.holders[name].append(operation.spec.key)
+        self.accounts.hold(operation.spec.key, (contribution.info.name for contribution in contributions))
 
     def _add_mla(self, layer: int, factors: dict[str, Target], mla: str) -> None:
         context = MlaLayer(
@@ -349,24 +366,11 @@ class _Planner:
             for spec, rows, fixed_bytes, used in (*dense, *fused):
                 self._append(Operation(spec, rows, fixed_bytes), used)
             for key, target in kept.items():
-                if not all(key in self.holders[c.info.name] for c in target.contributions):
+                held = self.accounts.used.get(key, ())
+                if not all(c.info.name in held for c in target.contributions):
                     self._add(key, target)  # a Q without factors is in the dense form alone
         except WvindexError as error:
             self.refusals.append(Refusal(layer_key(layer, "self_attn"), error))
-
-    def _ledger_entry(self, info: TensorInfo) -> LedgerEntry:
-        return LedgerEntry(
-            tensor=info.name,
-            file=info.file.name,
-            encoding=info.encoding.name,
-            shape=info.shape,
-            keys=tuple(dict.fromkeys(self.holders[info.name])),
-            reason=self.reasons.get(info.name),
-        )
-
-
-def _is_code(encoding: Encoding) -> bool:
-    return encoding.is_plain and encoding.name not in FLOAT_ENCODINGS
 
 
 def reading_order(key: str) -> tuple[int, int, str]:

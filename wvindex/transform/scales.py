@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import lru_cache
+from typing import Final, NamedTuple, TypeGuard
 
 from wvindex.errors import MetadataError, TensorLayoutError, WvindexError
 from wvindex.sources.base import Source, TensorInfo
@@ -16,8 +17,7 @@ _CODES: Final = frozenset({"F8_E4M3", "F8_E5M2"})
 _SCALES: Final = frozenset({"F32", "BF16", "F16"})
 
 
-@dataclass(frozen=True)
-class Scales:
+class Scales(NamedTuple):
     """The scales of one tensor.
 
     Attributes
@@ -38,14 +38,14 @@ class ScaledTensors:
 
     Attributes
     ----------
-    of : mapping of str to Scales
+    of : dict of str to Scales
         By the codes' name.
-    scales_of : mapping of str to str
+    scales_of : dict of str to str
         The codes' name by the scales'.
     """
 
-    of: Mapping[str, Scales]
-    scales_of: Mapping[str, str]
+    of: dict[str, Scales]
+    scales_of: dict[str, str]
 
 
 def attach_scales(source: Source) -> tuple[ScaledTensors, dict[str, WvindexError]]:
@@ -59,27 +59,49 @@ def attach_scales(source: Source) -> tuple[ScaledTensors, dict[str, WvindexError
         scales of the wrong shape.
     """
     by_name = {info.name: info for info in source.tensors()}
-    pairs = {name: name.removesuffix(SUFFIX) for name in by_name if name.endswith(SUFFIX)}
-    pairs = {name: owner for name, owner in pairs.items() if _has_codes(by_name.get(owner))}
     quantization = source.config().get("quantization_config")
-    of: dict[str, Scales] = {}
+    stated = quantization.get("weight_block_size") if isinstance(quantization, Mapping) else None
+    block = (stated[0], stated[1]) if _is_block(stated) else None
+    scaled = ScaledTensors({}, {})
     refused: dict[str, WvindexError] = {}
-    for name, owner in pairs.items():
-        try:
-            of[owner] = _scales(by_name[owner], by_name[name], quantization)
-        except WvindexError as error:
-            refused[owner] = error
-    foreign, scaled = _foreign_scales(by_name), set(pairs.values())
-    for info in by_name.values():
-        if _has_codes(info) and info.name not in scaled and (quantization or info.name in foreign):
-            refused[info.name] = MetadataError(
-                "FP8 codes have no scales of the kind that is known",
-                file=info.file,
-                tensor=info.name,
-                expected=f"{info.name}{SUFFIX}",
-                found=foreign.get(info.name, "nothing"),
-            )
-    return ScaledTensors(of, pairs), refused
+    for name, info in by_name.items():
+        codes = by_name.get(name.removesuffix(SUFFIX)) if name.endswith(SUFFIX) else None
+        if codes is None or codes.encoding.name not in _CODES or len(codes.shape) < 2:
+            continue
+        scaled.scales_of[name] = codes.name
+        if block is None:
+            refused[codes.name] = _no_block(codes, stated)
+        elif info.encoding.name in _SCALES and info.shape == _scale_shape(codes.shape, block):
+            scaled.of[codes.name] = Scales(info, block)
+        else:
+            refused[codes.name] = _misfit(codes, info, block)
+    alone = [
+        info
+        for name, info in by_name.items()
+        if info.encoding.name in _CODES
+        and len(info.shape) > 1
+        and name not in scaled.of
+        and name not in refused
+    ]
+    return scaled, refused | _without_scales(alone, by_name, is_quantized=bool(quantization))
+
+
+def _without_scales(
+    alone: Sequence[TensorInfo], by_name: Mapping[str, TensorInfo], *, is_quantized: bool
+) -> dict[str, WvindexError]:
+    """Refuse codes that should have scales: a tensor looks like them, or the checkpoint is quantized."""
+    foreign = _foreign_scales(by_name) if alone else {}
+    return {
+        info.name: MetadataError(
+            "FP8 codes have no scales of the kind that is known",
+            file=info.file,
+            tensor=info.name,
+            expected=f"{info.name}{SUFFIX}",
+            found=foreign.get(info.name, "nothing"),
+        )
+        for info in alone
+        if is_quantized or info.name in foreign
+    }
 
 
 def _foreign_scales(by_name: Mapping[str, TensorInfo]) -> dict[str, str]:
@@ -92,29 +114,31 @@ def _foreign_scales(by_name: Mapping[str, TensorInfo]) -> dict[str, str]:
     return found
 
 
-def _has_codes(info: TensorInfo | None) -> bool:
-    return info is not None and info.encoding.name in _CODES and len(info.shape) > 1
+def _is_block(stated: object) -> TypeGuard[list[int]]:
+    return isinstance(stated, list) and len(stated) == 2 and all(type(n) is int and n > 0 for n in stated)
 
 
-def _scales(codes: TensorInfo, scales: TensorInfo, quantization: Any) -> Scales:
-    block = quantization.get("weight_block_size") if isinstance(quantization, Mapping) else None
-    if not isinstance(block, list) or len(block) != 2 or not all(type(n) is int and n > 0 for n in block):
-        raise MetadataError(
-            "the block size of FP8 scales is not stated",
-            file=codes.file,
-            tensor=codes.name,
-            field="quantization_config.weight_block_size",
-            expected="two positive integers",
-            found="nothing" if block is None else block,
-        )
-    rows, columns = block
-    expected = (*codes.shape[:-2], -(-codes.shape[-2] // rows), -(-codes.shape[-1] // columns))
-    if scales.shape != expected or scales.encoding.name not in _SCALES:
-        raise TensorLayoutError(
-            "FP8 scales do not fit their codes",
-            file=scales.file,
-            tensor=scales.name,
-            expected=f"{expected} of F32, BF16 or F16",
-            found=f"{scales.shape} of {scales.encoding.name}",
-        )
-    return Scales(scales, (rows, columns))
+@lru_cache(maxsize=256)
+def _scale_shape(codes: tuple[int, ...], block: tuple[int, int]) -> tuple[int, ...]:
+    return (*codes[:-2], -(-codes[-2] // block[0]), -(-codes[-1] // block[1]))
+
+
+def _no_block(codes: TensorInfo, stated: object) -> MetadataError:
+    return MetadataError(
+        "the block size of FP8 scales is not stated",
+        file=codes.file,
+        tensor=codes.name,
+        field="quantization_config.weight_block_size",
+        expected="two positive integers",
+        found="nothing" if stated is None else stated,
+    )
+
+
+def _misfit(codes: TensorInfo, scales: TensorInfo, block: tuple[int, int]) -> TensorLayoutError:
+    return TensorLayoutError(
+        "FP8 scales do not fit their codes",
+        file=scales.file,
+        tensor=scales.name,
+        expected=f"{_scale_shape(codes.shape, block)} of F32, BF16 or F16",
+        found=f"{scales.shape} of {scales.encoding.name}",
+    )

@@ -6,7 +6,8 @@ The formulas are those of `wvindex.transform.mla`; what is checked is the result
 
 each head of Q and K laid out [rope | nope], rotary rows half-split. Rotary rows of K are the
 down-projection's own and must be equal; products may differ by float32's rounding, and no more: with
-n = rank + 2 operations to an element (the norm's weight, the sum of rank products) and u = 2^-24,
+n = rank + 4 operations to an element (the norm's weight, what a family multiplies it by, rounded and applied,
+the sum of rank products) and u = 2^-24,
 
     |found - exact| <= gamma_n |x| . |y| <= gamma_n ||x||_2 ||y||_2,   gamma_n = n u / (1 - n u)
 
@@ -50,7 +51,7 @@ _LEAST: Final = {"F32": 2.0**-149, "F16": 2.0**-24, "BF16": 2.0**-133}
 class _Head:
     """One head of an absorbed array, as it should be: exact rows, then products.
 
-    `left` is already multiplied by the norm's weight.
+    `left` is already multiplied by the norm's weight, and that by the family's own factor.
     """
 
     first_row: int
@@ -85,7 +86,8 @@ class Factors:
         self.rank = rank or 0
         down_rows = self._down_rows(down)
         self._require(norm, 0, self.rank)
-        self._gamma = self._values(norm).astype(np.float64).ravel()
+        scale = self.mla.q_lora_scale if self.letter == "q" else self.mla.kv_lora_scale
+        self._gamma = self._values(norm).astype(np.float64).ravel() * scale
         right = self._values(witness.tensors[spec.sources[3]] if self.kind == "bias" else down)
         right = right.reshape(right.shape[0], -1) if self.kind == "weight" else right.reshape(-1, 1)
         right = right[down_rows]
@@ -236,7 +238,7 @@ class _Worst:
 
     def __init__(self, spec: ArraySpec, factors: Factors | None) -> None:
         self._spec = spec
-        n = factors.rank + 2 if factors is not None else 0
+        n = factors.rank + 4 if factors is not None else 0
         self._gamma = n * 2.0**-24 / (1 - n * 2.0**-24)
         self._n = n
         self.difference: Difference | None = None

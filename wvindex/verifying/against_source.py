@@ -29,11 +29,12 @@ from wvindex.store.reader import ChunkReader
 from wvindex.verifying.absorbed import Factors, compare_absorbed, compare_joined
 from wvindex.verifying.comparing import Comparison, compare_rows
 from wvindex.verifying.derived import check_derived
+from wvindex.verifying.experts import LAID_OUT, compare_experts
 from wvindex.verifying.formulas import ABSORBED, JOINED, Unexplained, Unfit, recipe_of
+from wvindex.verifying.kept_files import check_kept, check_tokenizer
 from wvindex.verifying.ledger import check_accounting
 from wvindex.verifying.report import Findings
 from wvindex.verifying.source_rows import FP8Scales, SourceRows
-from wvindex.verifying.tokenizers import check_tokenizer
 from wvindex.verifying.witness import Witness, WitnessTensor, witness_of
 
 
@@ -70,6 +71,7 @@ def check_source(
         _check_headers(opened, witness, findings)
         derived = check_derived(opened, catalog, findings)
         check_tokenizer(opened, objects, catalog, findings)
+        check_kept(opened, objects, catalog, findings)
         fp8 = FP8Scales(witness, _scale_block(opened.config()))
     check_accounting(catalog, witness.tensors, findings)
     for line in catalog.ledger:
@@ -143,6 +145,8 @@ class _SourceCheck:
             return compare_absorbed(spec, stored, factors)
         if JOINED in spec.transforms:
             return compare_joined(spec, stored, self._config, self._witness, self._fp8)
+        if LAID_OUT.intersection(spec.transforms):
+            return compare_experts(spec, stored, self._witness, self._fp8)
         recipe = recipe_of(spec, self._config, self._witness.tensors)
         if spec.exactness in ("bit", "reordered"):
             for tensor in recipe.sources:

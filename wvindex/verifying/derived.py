@@ -17,6 +17,7 @@ from typing import Any, Final
 from wvindex.arch.config import MLA, ModelConfig
 from wvindex.arch.family import Family
 from wvindex.arch.keys import EXPERT_MODULES, gguf_name, layer_key, split_layer
+from wvindex.arch.mxfp4 import packed_pairs
 from wvindex.arch.naming import Placement, is_part_of_a_weight, place
 from wvindex.arch.registry import identify
 from wvindex.errors import WvindexError
@@ -25,12 +26,13 @@ from wvindex.formats.encodings import FLOAT_ENCODINGS
 from wvindex.sources.base import Source, TensorInfo
 from wvindex.store.catalog import Catalog
 from wvindex.store.metadata import CATALOG_JSON
+from wvindex.verifying.experts import DEINTERLEAVED, JOINED_MXFP4, LAID_OUT, TRANSPOSED
 from wvindex.verifying.formulas import ABSORBED, JOINED
 from wvindex.verifying.report import Findings
 from wvindex.verifying.source_rows import FP8Scales
 
 _FUSED: Final = "fuse_qkv_a"
-_MEANT: Final = frozenset({ABSORBED, JOINED, _FUSED, "rope_first", "join_latent", "permute", "subtract_one"})
+_MEANT: Final = LAID_OUT | {ABSORBED, JOINED, _FUSED, "rope_first", "join_latent", "permute", "subtract_one"}
 """Transforms that change what an array means; of others the shapes and values tell."""
 
 _ATTENTION: Final = "self_attn"
@@ -98,14 +100,22 @@ class _Derived:
         self._catalog, self._findings = catalog, findings
         self._parts: dict[str, list[_Part]] = {}
         self._unplaced: set[str] = set()
+        self._packed: set[str] = set()
         reasons = {line.tensor: line.reason for line in catalog.ledger}
+        pairs, unpaired = packed_pairs(source, family)
+        self._packed.update(pairs)
+        exponents = {pair.exponents.name for pair in pairs.values()}
         tensors = {info.name: info for info in source.tensors()}
         self._told = set(tensors).symmetric_difference(reasons)  # the ledger's own faults
         for info in tensors.values():
             reason = reasons.get(info.name)
-            if (reason == "scales" and _is_scale(info.name, tensors)) or info.aside == reason is not None:
+            if info.aside == reason is not None:
                 continue
-            found = self._place(info)
+            if reason == "scales" and (info.name in exponents or _is_scale(info.name, tensors)):
+                continue
+            if info.name in unpaired:
+                self._unplaced.add(info.name)
+            found = self._place(pairs[info.name].weight if info.name in pairs else info)
             if (reason == "config.rope") != (found == "config"):
                 findings.fault("ledger", found, reason, tensor=info.name, path=CATALOG_JSON)
         self._attention = {
@@ -252,6 +262,9 @@ class _Derived:
         placements = [part.placement for part in parts if part.placement is not None]
         transforms = {"permute" for one in placements if one.permuted_heads}
         transforms |= {"subtract_one" for one in placements if one.subtract}
+        transforms |= {DEINTERLEAVED for one in placements if one.step > 1}
+        transforms |= {TRANSPOSED for one in placements if one.transposed}
+        transforms |= {JOINED_MXFP4 for part in parts if part.info.name in self._packed}
         whole = all(one.rows is None and one.expert is None for one in placements)
         names = tuple(dict.fromkeys(part.info.name for part in parts))
         return _Origin(names, frozenset(transforms), whole, parts)

@@ -26,7 +26,7 @@ JOINED: Final = "join_kv_b"
 
 
 SHOWN: Final = frozenset(
-    {"transpose", "unpermute_rope", "scale_query", "unscale_embedding", "subtract_one_as_stored", "unpad"}
+    {"order_axes", "unpermute_rope", "scale_query", "unscale_embedding", "subtract_one_as_stored", "unpad"}
 )
 """What a MaxText source does to show its tensors in Hugging Face's form; the witness shows them so too."""
 

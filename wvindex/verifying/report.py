@@ -26,6 +26,7 @@ KINDS: Final[Mapping[str, str]] = {
     "source_config": "the source's configuration is not the one that the store recorded",
     "source_catalog": "the catalog says of the model or of an array what does not follow from the source",
     "source_tokenizer": "a file of the tokenizer is not the source's",
+    "source_file": "another file that is kept of the source is not the source's",
     "source_bytes": "stored bytes are not the source's",
     "source_values": "stored values are not what the source's mean",
 }

@@ -8,6 +8,8 @@ import gguf
 import numpy as np
 
 import wvindex as wv
+from tests.support.cli import succeed
+from tests.support.packed import REPO_GOLDEN
 from tests.support.planted import Array, edit_json, one_finding, planted
 from tests.support.stores import Stores
 
@@ -76,3 +78,11 @@ def test_transposed_matrices_of_a_family_that_is_not_known(tmp_path: Path) -> No
     found = one_finding(path, "WV706", ignore=["WV702"])
     assert (found.severity, found.tensor) == ("warning", UP)
     assert "128x192, where 2 others of model.layers.*.mlp.up_proj.weight are 192x128" in found.message
+
+
+def test_a_known_name_over_a_file_that_is_no_such_model() -> None:
+    zoo = REPO_GOLDEN / "type-zoo.gguf"
+    (found,) = wv.check(zoo, rules=["WV702"])
+    assert (found.value, "llama is not known" in found.message) == ("llama", False)
+    assert found.message.startswith("model_type llama does not fit the file's metadata or tensors")
+    assert "model_type llama, but metadata or tensors that do not fit it" in succeed("info", zoo)

@@ -41,7 +41,8 @@ def test_rules_are_chosen_by_id_name_and_group() -> None:
     assert [rule.id for rule in chosen(["wv101", "zero-rows"], [])] == ["WV101", "WV103"]
     assert {rule.id[:3] for rule in chosen(["WV5"], [])} == {"WV5"}
     assert len(chosen([], ["WV1"])) == sum(not rule.id.startswith("WV1") for rule in RULES)
-    assert chosen(["WV1"], ["WV1"]) == ()
+    with pytest.raises(UsageError, match="nothing matches"):
+        chosen(["WV1"], ["WV1"])
     assert rule_named("nonfinite-weights") is rule_named("WV101")
 
 

@@ -198,6 +198,42 @@ def test_masks_of_families_that_are_not_known_are_no_weights(tmp_path: Path) -> 
     assert {f.rule for f in wv.check(path)} == {"WV702"}
 
 
+def test_matrices_of_any_name_are_looked_at(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    flip = rng.standard_normal((600, 640)).astype(np.float32)
+    flip[7, 9] = 1e25
+    broken = {
+        "zero": np.zeros((600, 640), np.float32),
+        "const": np.full((600, 640), 0.25, np.float32),
+        "flip": flip,
+        "line": np.where(np.arange(600)[:, None] == 5, np.float32(0), rng.standard_normal((600, 640))),
+    }
+    healthy = {"fine": rng.standard_normal((600, 640)), "steps": np.arange(64.0 * 64).reshape(64, 64)}
+    tensors = {name: values.astype(np.float32) for name, values in (broken | healthy).items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    found = {(f.rule, f.tensor, f.row) for f in wv.check(tmp_path, ignore=["WV7"])}
+    assert found == {
+        ("WV102", "zero", None),
+        ("WV105", "const", 0),
+        ("WV106", "const", None),
+        ("WV107", "flip", 7),
+        ("WV103", "line", 5),
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["h.0.attn.mask", "attn_mask", "h.1.attn.bias", "rope.cos_cached", "sin", "freqs"]
+)
+def test_tables_that_are_computed_may_have_zeros_and_ones(name: str, tmp_path: Path) -> None:
+    save_file({name: np.tril(np.ones((64, 64), np.float32))}, tmp_path / "model.safetensors")
+    assert wv.check(tmp_path, ignore=["WV7"]).findings == ()
+
+
+def test_a_token_for_what_is_masked_is_a_weight(tmp_path: Path) -> None:
+    save_file({"vision.mask_token": np.zeros((4, 64), np.float32)}, tmp_path / "model.safetensors")
+    assert [f.rule for f in wv.check(tmp_path, ignore=["WV7"])] == ["WV102"]
+
+
 def test_kernels_of_convolutions_are_no_experts(tmp_path: Path) -> None:
     key = "vision.patch_embed.weight"
     kernels = np.random.default_rng(0).standard_normal((64, 3, 16, 16)).astype(np.float32)

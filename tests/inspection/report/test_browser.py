@@ -383,6 +383,11 @@ def test_a_model_without_numbers_still_has_its_table(tmp_path: Path, visitor: Vi
     assert page.locator(".tensors tbody tr").count() == 3
 
 
+def test_one_tensor_is_counted_as_one(tmp_path: Path, visitor: Visitor) -> None:
+    page = visitor.open(write_page(replace(DOCUMENT, entries=DOCUMENT.entries[:1]), tmp_path / "one.html"))
+    assert page.locator(".count").inner_text() == "1 tensor"
+
+
 def test_a_comparison_is_the_same_page_by_damage(tmp_path: Path, visitor: Visitor) -> None:
     found = wv.diff(COMMITTED / "llama-tiny-Q4_K_M.gguf", COMMITTED / "llama-tiny-Q2_K.gguf")
     page = visitor.open(wv.report(found, tmp_path / "diff.html"))

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from wvindex.arch.config import ModelConfig
 from wvindex.arch.family import Family, HubForm, RawMetadata, decoder_config, moe
 from wvindex.arch.fields import Fields
-from wvindex.arch.mla_geometry import mla, mla_gguf_fields, mla_overrides
+from wvindex.arch.mla_geometry import attn_temperature, mla, mla_gguf_fields, mla_overrides
 
 
 def _config(f: Fields) -> ModelConfig:
     return deepseek_config(f, "deepseek_v2", {"scoring_func": "softmax", "topk_method": "greedy"})
 
 
-def deepseek_config(f: Fields, family: str, defaults: dict[str, Any]) -> ModelConfig:
-    """Read what V2 and V3 have in common; `defaults` are the family's own for routing."""
+def deepseek_config(f: Fields, family: str, defaults: Mapping[str, Any], **special: Any) -> ModelConfig:
+    """Read what V2, V3 and their likes have in common.
+
+    `defaults` are the family's own for routing, `special` overrides single fields of the result.
+    """
     f = f.with_defaults(defaults)
     routing = None
     if f.integer("n_routed_experts", 0):
@@ -36,7 +40,8 @@ def deepseek_config(f: Fields, family: str, defaults: dict[str, Any]) -> ModelCo
         family,
         moe=routing,
         num_nextn_predict_layers=f.integer("num_nextn_predict_layers", 0),
-        **overrides,
+        **attn_temperature(f),
+        **(overrides | special),
     )
 
 

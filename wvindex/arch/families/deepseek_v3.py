@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from wvindex.arch.config import ModelConfig
 from wvindex.arch.families.deepseek_v2 import deepseek_config, gating_is_sigmoid
 from wvindex.arch.family import Family
 from wvindex.arch.fields import Fields
 from wvindex.arch.mla_geometry import mla_gguf_fields
 
+ROUTING: Final = {"scoring_func": "sigmoid", "topk_method": "noaux_tc", "norm_topk_prob": True}
+
 
 def _config(f: Fields) -> ModelConfig:
-    routing = {"scoring_func": "sigmoid", "topk_method": "noaux_tc", "norm_topk_prob": True}
-    return deepseek_config(f, "deepseek_v3", routing)
+    return deepseek_config(f, "deepseek_v3", ROUTING)
 
 
 FAMILY = Family(

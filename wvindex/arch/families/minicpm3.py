@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from wvindex.arch.config import ModelConfig
 from wvindex.arch.family import Family, decoder_config, layer_count
 from wvindex.arch.fields import Fields
 from wvindex.arch.mla_geometry import mla, mla_gguf_fields, mla_overrides
 
 # GGUF has no keys for these: they are the family's constants.
-DEFAULTS = {"scale_emb": 12.0, "scale_depth": 1.4, "dim_model_base": 256}
+DEFAULTS: Final = {"scale_emb": 12.0, "scale_depth": 1.4, "dim_model_base": 256}
 
 
 def _config(f: Fields) -> ModelConfig:
-    f = f.with_defaults(DEFAULTS)
+    f = f.where_absent(DEFAULTS)
     hidden, heads = f.integer("hidden_size"), f.integer("num_attention_heads")
-    f = f.with_defaults({"v_head_dim": hidden // max(heads, 1)})
+    # null, unlike a field that is absent, means that nothing is scaled
+    unscaled = {"scale_depth": layer_count(f) ** 0.5, "dim_model_base": hidden}
+    f = f.with_defaults(unscaled | {"v_head_dim": hidden // max(heads, 1)})
     return decoder_config(
         f,
         "minicpm3",

@@ -25,5 +25,11 @@ FAMILY = Family(
         (r"block_sparse_moe\.experts\.(\d+)\.w3\.", r"mlp.experts.\1.up_proj."),
         (r"block_sparse_moe\.experts\.", "mlp.experts."),
     ),
+    hub_names=(
+        (r"mlp\.gate\.", "block_sparse_moe.gate."),
+        (r"mlp\.experts\.(\d+)\.gate_proj\.", r"block_sparse_moe.experts.\1.w1."),
+        (r"mlp\.experts\.(\d+)\.down_proj\.", r"block_sparse_moe.experts.\1.w2."),
+        (r"mlp\.experts\.(\d+)\.up_proj\.", r"block_sparse_moe.experts.\1.w3."),
+    ),
     gguf_permuted=True,
 )

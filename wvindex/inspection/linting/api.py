@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -12,12 +12,11 @@ from wvindex.inspection.linting.findings import SEVERITIES, Finding, Report
 from wvindex.inspection.linting.model import Model
 from wvindex.inspection.linting.rule import Found, Rule
 from wvindex.inspection.linting.table import chosen
+from wvindex.inspection.progress import Progress, advance_of
+from wvindex.inspection.selected import nothing_matches
 from wvindex.opening import open as open_any
+from wvindex.query.choice import LayerChoice
 from wvindex.query.database import Store
-from wvindex.query.select import LayerChoice
-
-Progress = Callable[[int, int], None]
-"""Told the encoded bytes that were gone through, and of how many."""
 
 
 def check(
@@ -41,7 +40,7 @@ def check(
     selector : str, optional
         A glob for keys or aliases, as `Store.select` takes it. With one, or with `layers`, findings are
         of the chosen tensors alone.
-    layers : int, range, slice or iterable of int, optional
+    layers : int, range, slice or several of them, optional
     rules, ignore : iterable of str
         The rules to apply (all by default), and those not to: ids, names or groups (``WV1``).
     progress : callable, optional
@@ -54,9 +53,9 @@ def check(
     Raises
     ------
     UsageError
-        If there is no such rule.
+        If there is no such rule, or none is left to apply.
     SelectionError
-        If `layers` is no choice of layers.
+        If `layers` is no choice of layers, or means none that there is, or nothing matches.
     """
     applied = chosen(rules, ignore)
     opened = nullcontext(source) if isinstance(source, Store) else open_any(source)
@@ -64,8 +63,10 @@ def check(
         whole = selector is None and layers is None
         keys = list(dict.fromkeys(t.key for t in db.select(selector or "*", layer=layers)))
         tensors = {key: db[key] for key in keys if key in db}
+        if not whole and not tensors:
+            raise nothing_matches(db, selector=selector, layers=layers)
         nbytes = sum(tensor.nbytes for tensor in tensors.values())
-        model = Model(db, tensors, advance=_advance(progress, nbytes))
+        model = Model(db, tensors, advance=advance_of(nbytes, progress))
         findings = [
             _finding(model, rule, found)
             for rule in applied
@@ -80,18 +81,6 @@ def check(
             nbytes=nbytes,
             notes=tuple(dict.fromkeys(model.notes)),
         )
-
-
-def _advance(progress: Progress | None, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def advance(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        if progress is not None:
-            progress(done, total)
-
-    return advance
 
 
 def _order(finding: Finding) -> tuple[int, str]:

@@ -17,6 +17,14 @@ def explanation(rule: Rule) -> str:
     return "\n\n".join((head, f"{rule.title}.", textwrap.fill(rule.help, WIDTH)))
 
 
+def group_explanation(prefix: str) -> str:
+    """Give the rules of a group (``WV1``), a line each, for a terminal."""
+    rules = [rule for rule in RULES if rule.id.startswith(prefix)]
+    width = max(len(rule.name) for rule in rules)
+    lines = [f"{rule.id}  {rule.severity:<7}  {rule.name:<{width}}  {rule.title}" for rule in rules]
+    return "\n".join((f"{prefix}xx: {GROUPS[prefix]}", "", *lines))
+
+
 def rules_markdown() -> str:
     """Give the sections of docs/check.md: a group a section, a rule a subsection."""
     parts = []

@@ -19,6 +19,13 @@ LARGEST_HALF: Final = 65504.0
 
 EXPERTS: Final = re.compile(r"(^|[._])(experts|exps)[._]")
 
+COMPUTED: Final = re.compile(
+    r"(^|[._])(mask|masked_bias|inv_freq|freqs|freqs_cis|cos|sin|cos_cached|sin_cached|position_ids)$"
+    r"|(^|\.)(attn|attention)\.bias$"
+)
+"""Names of masks and rotary tables that models keep as buffers: rows of zeros or ones, or infinities, belong
+there. A matrix ``attn.bias`` is GPT-2's causal mask."""
+
 FEW: Final = 8
 """Indices that a finding names; the others are counted."""
 
@@ -97,8 +104,8 @@ def height_of(tensor: Tensor) -> int:
 
 
 def is_weight(tensor: Tensor) -> bool:
-    """Whether a tensor is a weight, as far as its name tells: not a mask or a table that is computed."""
-    return tensor.spec.mapped or tensor.key.endswith("weight") or is_stack(tensor)
+    """Whether a tensor is a weight: whatever is not named as the masks and tables are that are computed."""
+    return tensor.spec.mapped or COMPUTED.search(tensor.key) is None
 
 
 def can_look(tensor: Tensor) -> bool:

@@ -55,12 +55,15 @@ def chosen(only: Iterable[str], ignored: Iterable[str]) -> tuple[Rule, ...]:
     Raises
     ------
     UsageError
-        If there is no such rule.
+        If there is no such rule, or none is left.
     """
     wanted, unwanted = (
         [rule for name in names for rule in (matching(name) or _refuse(name))] for names in (only, ignored)
     )
-    return tuple(rule for rule in RULES if (rule in wanted or not wanted) and rule not in unwanted)
+    left = tuple(rule for rule in RULES if (rule in wanted or not wanted) and rule not in unwanted)
+    if not left:
+        raise UsageError("nothing matches: every rule is ignored", field="rules, ignore")
+    return left
 
 
 def _refuse(name: str) -> list[Rule]:

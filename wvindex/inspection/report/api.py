@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from wvindex.inspection.differences import Diff
 from wvindex.inspection.page import decodable
 from wvindex.inspection.report.comparison import comparison_document
 from wvindex.inspection.report.distributions import distribution_job
+from wvindex.inspection.report.document import Document
 from wvindex.inspection.report.model import Findings, model_document, title_of
 from wvindex.inspection.report.page import SUFFIX, require_output, write_page
 from wvindex.inspection.spectrum import Kind
@@ -30,6 +32,7 @@ def report(
     keep: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Write one HTML file, to be opened offline: of a model's statistics, or of how two models differ.
 
@@ -50,6 +53,8 @@ def report(
         Whether to replace a file.
     progress : callable, optional
         ``progress(bytes_done, bytes_total)``, of all passes together.
+    note : callable, optional
+        Told each of the notes at the page's end, once it is written.
 
     Returns
     -------
@@ -68,12 +73,19 @@ def report(
     """
     if isinstance(source, Diff):
         path = require_output(out if out is not None else "diff.html", overwrite=overwrite)
-        return write_page(comparison_document(source), path, overwrite=overwrite)
+        return _written(comparison_document(source), path, note, overwrite=overwrite)
     opened = nullcontext(source) if isinstance(source, Store) else open_any(source)
     with opened as db:
         path = require_output(out if out is not None else _default(db), overwrite=overwrite)
         document = model_document(db, _findings(db, spectrum, top, keep, progress))
-        return write_page(document, path, overwrite=overwrite)
+        return _written(document, path, note, overwrite=overwrite)
+
+
+def _written(document: Document, path: Path, note: Callable[[str], None], *, overwrite: bool) -> Path:
+    write_page(document, path, overwrite=overwrite)
+    for text in document.notes:
+        note(text)
+    return path
 
 
 def _default(db: Store) -> str:

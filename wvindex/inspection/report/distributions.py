@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from wvindex.inspection import kernels
+from wvindex.inspection import digit_kernels, kernels
 from wvindex.inspection.collect import Grouping, Job
 from wvindex.inspection.outliers import channel_ratios
 from wvindex.inspection.scan import Parts, bits_of, is_wide, widened
@@ -83,7 +83,7 @@ def _tally(tensor: Tensor, low: float, high: float) -> _Tally:
         return _Tally(np.zeros(n_bins, np.int64), np.zeros(width, np.int64 if wide else np.int32))
 
     parts = Parts(new)
-    count, largest = kernels.bins_kernel(), kernels.magnitudes_kernel(wide)
+    count, largest = digit_kernels.bins_kernel(), kernels.magnitudes_kernel(wide)
 
     def consume(first_row: int, values: Values) -> None:
         values = widened(values) if wide else values

@@ -169,7 +169,8 @@ def _facts(config: ModelConfig, summary: Summary, db: Store) -> Iterator[tuple[s
     yield "layers", f"{summary.layers}{mtp}"
     yield "parameters", f"{summary.parameters:,}"
     yield "size", format_size(summary.nbytes)
-    yield "bits per weight", f"{summary.bits_per_weight:.2f}"
+    if summary.parameters:
+        yield "bits per weight", f"{summary.bits_per_weight:.2f}"
     yield "tensors", str(summary.arrays)
     yield from _geometry(config)
     yield "encodings", ", ".join(f"{one.encoding} {_share(one.nbytes, summary)}" for one in summary.encodings)

@@ -18,9 +18,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from wvindex.errors import StoreError, TargetExists, UsageError
+from wvindex.errors import UsageError
 from wvindex.inspection.report.document import Document
-from wvindex.store.durable import publish_file
+from wvindex.store import outputs
+from wvindex.store.durable import write_file
 
 SCRIPTS: Final = ("dom", "numbers", "colour", "model", "grid", "heatmap", "charts", "panel", "table", "main")
 """Parts of the page's script, in order; together they are one function."""
@@ -54,19 +55,10 @@ def require_output(out: str | os.PathLike[str], *, overwrite: bool) -> Path:
     TargetExists
         If it is taken and may not be replaced; nothing but a file ever is.
     """
-    text = os.fspath(out)
-    path = Path(text) if isinstance(text, str) else Path(os.fsdecode(text))
+    path = Path(os.fsdecode(out))
     if path.suffix.lower() != SUFFIX:
         raise UsageError("a page is an HTML file", file=path, field="out", expected=f"a name in {SUFFIX}")
-    if not path.parent.is_dir():
-        raise StoreError("the directory to write in does not exist", file=path.parent)
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise StoreError("the directory to write in may not be written to", file=path.parent)
-    if os.path.lexists(path) and not overwrite:
-        raise TargetExists("the output path is taken", file=path)
-    if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
-        raise TargetExists("only a file is ever replaced", file=path)
-    return path
+    return outputs.require_output(path, overwrite=overwrite)
 
 
 def write_page(document: Document, out: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -78,9 +70,10 @@ def write_page(document: Document, out: str | os.PathLike[str], *, overwrite: bo
         As `require_output` does, and where the system refuses.
     """
     data = page_html(document).encode(errors="replace")  # of file names that are no Unicode
-    path = require_output(out, overwrite=overwrite)
-    publish_file(path, [data])
-    return path
+    target = require_output(out, overwrite=overwrite)
+    with outputs.output_file(target, overwrite=overwrite) as path:
+        write_file(path, [data])
+    return target
 
 
 def _asset(name: str) -> str:

@@ -22,6 +22,17 @@ def _is_vocabulary(key: str) -> bool:
     }
 
 
+def _with_rows(model: Model) -> list[Look]:
+    """Give what is in weights whose rows are long enough, and no tokens'."""
+    long = [look for look in model.weights if look.tensor.shape[-1] >= LEAST_LINE]
+    return [look for look in long if not _is_vocabulary(look.tensor.key)]
+
+
+def _with_columns(model: Model) -> list[Look]:
+    """Give what is in weights whose columns are long enough."""
+    return [look for look in model.weights if height_of(look.tensor) >= LEAST_LINE]
+
+
 def zero_tensors(model: Model) -> Iterator[Found]:
     """Matrices of nothing but zeros."""
     for look in model.weights:
@@ -32,30 +43,26 @@ def zero_tensors(model: Model) -> Iterator[Found]:
 
 def zero_rows(model: Model) -> Iterator[Found]:
     """Outputs that are always zero."""
-    for look in model.weights:
-        if not _is_vocabulary(look.tensor.key) and look.tensor.shape[-1] >= LEAST_LINE:
-            yield from _lines(look, look.zero_rows, "row", "zero")
+    for look in _with_rows(model):
+        yield from _lines(look, look.zero_rows, "row", "zero")
 
 
 def zero_columns(model: Model) -> Iterator[Found]:
     """Inputs that nothing depends on."""
-    for look in model.weights:
-        if height_of(look.tensor) >= LEAST_LINE:
-            yield from _lines(look, look.zero_columns, "column", "zero")
+    for look in _with_columns(model):
+        yield from _lines(look, look.zero_columns, "column", "zero")
 
 
 def constant_rows(model: Model) -> Iterator[Found]:
     """Outputs whose weights are all one value."""
-    for look in model.weights:
-        if not _is_vocabulary(look.tensor.key) and look.tensor.shape[-1] >= LEAST_LINE:
-            yield from _lines(look, look.constant_rows, "row", "one value each")
+    for look in _with_rows(model):
+        yield from _lines(look, look.constant_rows, "row", "one value each")
 
 
 def constant_columns(model: Model) -> Iterator[Found]:
     """Inputs whose weights are all one value."""
-    for look in model.weights:
-        if height_of(look.tensor) >= LEAST_LINE:
-            yield from _lines(look, look.constant_columns, "column", "one value each")
+    for look in _with_columns(model):
+        yield from _lines(look, look.constant_columns, "column", "one value each")
 
 
 def untrained_rows(model: Model) -> Iterator[Found]:

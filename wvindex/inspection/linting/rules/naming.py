@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
+from wvindex.arch.registry import is_known
 from wvindex.formats.encodings import FLOAT_ENCODINGS
 from wvindex.inspection.linting.model import Model
 from wvindex.inspection.linting.places import listed
@@ -32,10 +33,9 @@ def unmapped(model: Model) -> Iterator[Found]:
 def unknown_family(model: Model) -> Iterator[Found]:
     """A model of which nothing is known but its tensors."""
     if model.config.family is None:
-        yield Found(
-            message=f"model_type {model.config.model_type} is not known: shapes and names are not checked",
-            value=model.config.model_type,
-        )
+        name = model.config.model_type
+        fault = "does not fit the file's metadata or tensors" if is_known(name) else "is not known"
+        yield Found(message=f"model_type {name} {fault}: shapes and names are not checked", value=name)
 
 
 def integer_weights(model: Model) -> Iterator[Found]:
@@ -135,7 +135,9 @@ RULES: Final = (
         name="unknown-family",
         severity="info",
         title="The model's family is not known",
-        help="Tensors keep their own names. Values are checked; names, shapes and the vocabulary are not.",
+        help="Tensors keep their own names. Of a model_type that is known, the file lacks the token "
+        "embedding (an adapter, a projector), or its metadata are those of something else that shares the "
+        "name. Values are checked; names, shapes and the vocabulary are not.",
         find=unknown_family,
         reads_weights=False,
     ),

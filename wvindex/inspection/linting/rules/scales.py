@@ -9,6 +9,7 @@ from typing import Final
 from wvindex.inspection.linting.model import Model
 from wvindex.inspection.linting.places import place_of
 from wvindex.inspection.linting.rule import Found, Rule
+from wvindex.sizes import shape_text
 
 _SCALE_NAME: Final = re.compile(
     r"(.+?)\.?(?:weight_scale_inv|weight_scale(?:_2)?|input_scale|_scale_inv|scales|SCB|scale|absmax)"
@@ -41,10 +42,9 @@ def orphan_scales(model: Model) -> Iterator[Found]:
         owner = _SCALE_NAME.fullmatch(key)
         weight = f"{owner[1]}.weight" if owner else ""
         what = f"{weight} is {model.db[weight].encoding}" if weight in model.db else "there is no such weight"
-        shape = "x".join(map(str, tensor.shape)) or "scalar"
         yield Found(
             tensor=key,
-            message=f"scales of shape {shape} that nothing is scaled by: {what}",
+            message=f"scales of shape {shape_text(tensor.shape)} that nothing is scaled by: {what}",
             value=tensor.encoding,
         )
 

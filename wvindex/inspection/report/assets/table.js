@@ -2,6 +2,10 @@
 
 const LINES = 400; // rows that are drawn at once; a button draws the rest
 
+function plural(count) {
+  return count === 1 ? "1 tensor" : `${count} tensors`;
+}
+
 function makeTable(section, model, open) {
   const order = model.keys.map((_, i) => i);
   const state = { by: null, falls: true, words: [], all: false, extra: null };
@@ -112,8 +116,8 @@ function makeTable(section, model, open) {
     );
     count.textContent =
       found.length === order.length
-        ? `${order.length} tensors`
-        : `${found.length} of ${order.length} tensors`;
+        ? plural(order.length)
+        : `${found.length} of ${plural(order.length)}`;
     more.hidden = drawn.length === found.length;
     more.textContent = `Show the other ${found.length - drawn.length}`;
   }

@@ -1,4 +1,4 @@
-"""The tokenizer that a store keeps, beside the source's own."""
+"""The tokenizer and the other files that a store keeps of its source, beside the source's own."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from wvindex.arch.gguf_metadata import ROPE_TENSORS
 from wvindex.errors import SourceError, StoreError, StoreReplaced
 from wvindex.limits import MAX_JSON_BYTES
 from wvindex.sources.base import Source
+from wvindex.sources.kept import kept_files
 from wvindex.store.catalog import Catalog
 from wvindex.store.objects import Objects
 from wvindex.store.reader import GGUF_TOKENIZER
@@ -21,10 +23,10 @@ def check_tokenizer(source: Source, objects: Objects, catalog: Catalog, findings
     files = {f"tokenizer/{name}": data for name, data in found.files.items()} if found is not None else {}
     gguf = found.gguf if found is not None else {}
     expected = {*files, *([GGUF_TOKENIZER] if gguf else [])}
-    for path in sorted(expected.symmetric_difference(catalog.files)):
+    for path in sorted(expected.symmetric_difference(catalog.tokenizer_files)):
         wanted, got = ("a file", "nothing") if path in expected else ("nothing", "a file")
         findings.fault("source_tokenizer", wanted, f"{got} in the catalog", path=path)
-    for path in sorted(expected.intersection(catalog.files)):
+    for path in sorted(expected.intersection(catalog.tokenizer_files)):
         data = _read(objects, path, findings)
         if data is None:
             continue
@@ -42,10 +44,10 @@ def _read(objects: Objects, path: str, findings: Findings) -> bytes | None:
     except StoreReplaced:
         raise
     except (SourceError, StoreError) as error:
-        findings.skip("tokenizer", path, f"it cannot be read: {error.message}")
+        findings.skip("file", path, f"it cannot be read: {error.message}")
         return None
     if data is None:
-        findings.skip("tokenizer", path, "there is no such file")
+        findings.skip("file", path, "there is no such file")
     return data
 
 
@@ -76,3 +78,19 @@ def _difference(expected: Mapping[str, Any], data: bytes) -> tuple[str, str] | N
 
 def _place(wanted: str, got: str) -> str:
     return _first(wanted.encode(), got.encode()) + " of its JSON"
+
+
+def check_kept(source: Source, objects: Objects, catalog: Catalog, findings: Findings) -> None:
+    """Compare what else a store keeps of its source, byte by byte; older stores keep nothing."""
+    kept = [path for path in catalog.files if path not in catalog.tokenizer_files]
+    if not kept:
+        findings.notes.append("the store keeps no files of its source but the tokenizer's: an older build's")
+        return
+    expected = kept_files(source, [line for line in catalog.ledger if line.tensor in ROPE_TENSORS])
+    for path in sorted(expected.keys() ^ set(kept)):
+        wanted, got = ("a file", "nothing") if path in expected else ("nothing", "a file")
+        findings.fault("source_file", wanted, f"{got} in the catalog", path=path)
+    for path in sorted(expected.keys() & set(kept)):
+        data = _read(objects, path, findings)
+        if data is not None and data != expected[path]:
+            findings.fault("source_file", "what the source says", _first(expected[path], data), path=path)

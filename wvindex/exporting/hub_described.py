@@ -1,0 +1,72 @@
+"""A config.json for a model that came from GGUF."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from wvindex.arch.gguf_metadata import hub_form, plain_metadata
+from wvindex.errors import UnsupportedError
+from wvindex.exporting.described import as_found, described, require_same_model
+from wvindex.exporting.held import Held
+from wvindex.exporting.rope_parameters import FULL, llama3_scaling
+from wvindex.exporting.tensors import OutTensor
+
+ARCHITECTURES: Final = {
+    "llama": "LlamaForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3": "Gemma3ForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "deepseek_v2": "DeepseekV2ForCausalLM",
+    "deepseek_v3": "DeepseekV3ForCausalLM",
+    "minicpm3": "MiniCPM3ForCausalLM",
+}
+"""What transformers calls the models of each family."""
+
+
+def hub_config(held: Held, tensors: Sequence[OutTensor]) -> dict[str, Any]:
+    """Give a configuration that means the same model; it is read back before it is given.
+
+    Raises
+    ------
+    UnsupportedError
+        If the family is not known, or config.json cannot say what GGUF's metadata do.
+    """
+    family = held.family
+    if family is None or family.name not in ARCHITECTURES:
+        raise UnsupportedError(
+            "there is no config.json for an architecture that is not known",
+            file=held.name,
+            field="general.architecture",
+            expected=", ".join(ARCHITECTURES),
+            found=held.config.model_type,
+        )
+    source = as_found(held)
+    metadata = plain_metadata(source)
+    hub = hub_form(source, metadata) | {"model_type": family.model_types[0]}
+    if family.gguf_fields is not None:
+        family.gguf_fields(hub, metadata)
+    names = {tensor.name for tensor in tensors}
+    hub["rope_scaling"] = _scaling(held, hub.get("rope_scaling") or {})
+    hub["attention_bias"] = any(name.endswith("self_attn.q_proj.bias") for name in names)
+    hub["mlp_bias"] = any(name.endswith("mlp.up_proj.bias") for name in names)
+    if held.config.hidden_act is not None:
+        hub["hidden_act"] = held.config.hidden_act
+    config = {"architectures": [ARCHITECTURES[family.name]], **hub}
+    require_same_model(described(held.name, "safetensors", config, tensors), held.config)
+    return config
+
+
+def _scaling(held: Held, stated: dict[str, Any]) -> dict[str, Any] | None:
+    """Give ``rope_scaling``; what the converter worked out to factors becomes a formula again."""
+    kind = stated.get("rope_type", "default")
+    if kind == "default":
+        return None
+    if kind == "frequency_factors":
+        found = held.config.rope[FULL]
+        return llama3_scaling(found, held.config.head_dim or found.rotary_dim)
+    return stated
