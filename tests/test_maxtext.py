@@ -12,6 +12,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import wvindex as wv
 from tests.support import configs
@@ -390,3 +391,17 @@ def test_the_command_line_reads_it(tmp_path: Path) -> None:
     assert succeed("build", source, "--config", config, "-o", out, "-q").strip() == str(out)
     succeed("verify", out, "--source", source, "--config", config, "-q")
     assert document("show", source, "model.norm.weight[0]", "--config", config)["shape"]
+
+
+@pytest.mark.parametrize("name", ["llama31", "mixtral16", "qwen2"])
+def test_it_is_exported_to_hugging_face_s_form(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "ckpt", name, params(model(name), scanned=True))
+    for source in (path, wv.build(path, tmp_path / "m.zarr", mla="keep")):
+        out = tmp_path / f"hub of {source.name}"
+        wv.export(source, out, format="safetensors")
+        tensors = load_file(out / "model.safetensors")
+        assert tensors.keys() == model(name).tensors.keys()
+        for key, values in model(name).tensors.items():
+            np.testing.assert_array_equal(tensors[key].astype(np.float32), values.astype(np.float32))
+        with wv.open(out) as exported, wv.open(path) as bare:
+            assert exported.config == bare.config
