@@ -13,7 +13,7 @@ from wvindex.errors import DuplicateName, MetadataError, UndecodableType
 from wvindex.formats.arrays import ArraySpec, Exactness, Heads
 from wvindex.formats.encodings import BF16, F16, F32, FLOAT_ENCODINGS, Encoding
 from wvindex.formats.ggml import can_decode
-from wvindex.sources.base import Source, TensorInfo
+from wvindex.sources.base import Rendering, Source, TensorInfo
 from wvindex.transform.combine import Cast, Concat, tensor_rows
 from wvindex.transform.pieces import Contribution, Pieces, contribution_rows
 from wvindex.transform.rope import unpermuted_heads
@@ -73,9 +73,11 @@ def assemble(
         pieces = Pieces([rows], shape, (transform,))
     else:
         pieces = _gather(source, key, target, config)
-        pieces = replace(pieces, transforms=(*_rendered(target), *pieces.transforms))
+        shown = [c.info.rendering for c in target.contributions if c.info.rendering is not None]
+        if shown:
+            pieces = replace(pieces, transforms=(*_rendered(shown), *pieces.transforms))
         exactness = "reordered" if pieces.transforms else "bit"
-        if not all(c.info.rendering is None or c.info.rendering.is_exact for c in target.contributions):
+        if not all(rendering.is_exact for rendering in shown):
             exactness = "derived"
         if not {encoding.name for encoding in pieces.encodings} <= {
             contribution.info.encoding.name for contribution in target.contributions
@@ -101,10 +103,9 @@ def assemble(
     return spec, rows
 
 
-def _rendered(target: Target) -> tuple[str, ...]:
-    """Give what a source did to the tensors to show them in Hugging Face's form."""
-    shown = (c.info.rendering for c in target.contributions)
-    return tuple(dict.fromkeys(name for one in shown if one is not None for name in one.transforms))
+def _rendered(shown: Sequence[Rendering]) -> tuple[str, ...]:
+    """Give what a source did to tensors to show them in Hugging Face's form."""
+    return tuple(dict.fromkeys(name for one in shown for name in one.transforms))
 
 
 def _expert(contribution: Contribution) -> int:
