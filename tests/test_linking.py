@@ -214,7 +214,7 @@ def test_zarr_reads_a_linked_store_as_it_reads_a_copied_one(name: str, stores: S
 def build_counting(source: Path, out: Path, patch: pytest.MonkeyPatch, **options: Any) -> dict[str, int]:
     """Build, linked, and give the bytes that were read of each tensor."""
     counting = CountingSource(open_source(source))
-    patch.setattr("wvindex.building.open_source", lambda path: counting)
+    patch.setattr("wvindex.building.open_source", lambda path, config: counting)
     wvindex.build(source, out, link=True, **options)
     return counting.bytes_of
 

@@ -51,7 +51,7 @@ class Counting:
 def open_counting(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Counting]:
     """Open a bare checkpoint through a source that counts."""
     counting = Counting(open_source(path))
-    monkeypatch.setattr("wvindex.opening.open_source", lambda path: counting)
+    monkeypatch.setattr("wvindex.opening.open_source", lambda path, config: counting)
     return wvindex.open(path), counting
 
 

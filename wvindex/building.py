@@ -26,6 +26,7 @@ from wvindex.sizes import parse_size
 from wvindex.sources.base import Source
 from wvindex.sources.detect import open_source
 from wvindex.sources.kept import kept_files
+from wvindex.sources.maxtext import MaxTextSource
 from wvindex.sources.unchanged import hash_files, require_unchanged
 from wvindex.store.catalog import ArrayEntry, Catalog
 from wvindex.store.layout import array_path
@@ -62,13 +63,14 @@ def plan(
     dtype: str = "keep",
     absorbed_dtype: str = "float32",
     fused_mla_lora_proj: bool = False,
+    config: str | os.PathLike[str] | None = None,
 ) -> Plan:
     """Plan a build without writing anything: what would be stored, from what, and what could not be.
 
     Parameters
     ----------
     source : path
-        A GGUF file (or any shard of one), a safetensors file, or a directory of them.
+        A GGUF file (or any shard of one), a safetensors file, a directory of them, or a MaxText checkpoint.
     mla : {"absorb", "keep", "both"}
         How Multi-head Latent Attention is stored: as dense Q, K and V, as its low-rank factors, or both.
     dtype : {"keep", "float32", "float16", "bfloat16"}
@@ -78,6 +80,8 @@ def plan(
     fused_mla_lora_proj : bool
         With `mla` ``keep`` or ``both``: keep the two down-projections of latent attention as one matrix,
         ``self_attn.fused_qkv_a_proj``, of which both still answer to their own names.
+    config : path, optional
+        What model a MaxText checkpoint is: its YAML, or a config.json of Hugging Face.
 
     Returns
     -------
@@ -91,7 +95,7 @@ def plan(
     UsageError
         If an option has no such value, or what is to be fused is not kept.
     """
-    with open_source(Path(source)) as opened:
+    with open_source(Path(source), config) as opened:
         return _plan(
             opened,
             mla=mla,
@@ -121,6 +125,7 @@ def build(
     dtype: str = "keep",
     absorbed_dtype: str = "float32",
     fused_mla_lora_proj: bool = False,
+    config: str | os.PathLike[str] | None = None,
     link: bool = False,
     max_memory: int | str = "1GiB",
     overwrite: bool = False,
@@ -137,7 +142,7 @@ def build(
 
     Parameters
     ----------
-    source, mla, dtype, absorbed_dtype, fused_mla_lora_proj
+    source, mla, dtype, absorbed_dtype, fused_mla_lora_proj, config
         As in `plan`.
     out : path, optional
         ``<stem>.zarr`` in the working directory where not given.
@@ -185,7 +190,9 @@ def build(
         raise UsageError("what is linked is not read, so it cannot be found finite", field="strict_finite")
     target = output_path(source, out)
     require_target(resolved(target), overwrite=overwrite)
-    with open_source(Path(source)) as opened:
+    with open_source(Path(source), config) as opened:
+        if link and opened.format == "maxtext":
+            raise UsageError("a store cannot refer to chunks of a MaxText checkpoint", field="link")
         planned = _plan(
             opened,
             mla=mla,
@@ -201,13 +208,29 @@ def build(
         identity = build_identity(opened, planned, _options(planned, linker), hashes)
         with StoreWriter(target, overwrite=overwrite, identity=identity, restart=restart) as writer:
             require_space(planned.operations, writer, links)
+            if isinstance(opened, MaxTextSource):
+                opened.scratch_in(writer.root)
             check = partial(require_finite, opened) if strict_finite else None
-            arrays = write_arrays(planned.operations, writer, links, budget, progress, check)
+            operations = in_reading_order(opened, planned.operations)
+            written = write_arrays(operations, writer, links, budget - planned.source_bytes, progress, check)
+            arrays = {operation.spec.key: written[operation.spec.key] for operation in planned.operations}
             require_unchanged(opened)
             if hashes is not None:
                 require_same_hashes(opened, hashes)
             _finish(opened, planned, writer, linker, arrays)
     return target
+
+
+def in_reading_order(source: Source, operations: Sequence[Operation]) -> Sequence[Operation]:
+    """Give the operations in the order in which their sources are best read.
+
+    What a plan has layer by layer may stand in one stack; what is made of it then goes together.
+    """
+    stacks = {info.name: info.rendering.stack for info in source.tensors() if info.rendering is not None}
+    if not stacks:
+        return operations
+    order = {stack: place for place, stack in enumerate(dict.fromkeys(stacks.values()))}
+    return sorted(operations, key=lambda operation: order[stacks[operation.spec.sources[0]]])
 
 
 def write_arrays(

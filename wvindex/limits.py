@@ -67,3 +67,13 @@ PROCESS_BYTES: Final = 128 << 20
 
 MAX_NESTED_ARRAYS: Final = 1 << 16
 """Arrays within arrays of a whole header: real files have none, and each takes some microseconds."""
+
+MAX_CHUNK_BYTES: Final = 64 << 30
+"""A decoded chunk of an Orbax checkpoint. One host may write a stack of 58 layers' experts as one chunk; what
+memory it needs is told before it is read."""
+
+MAX_YAML_BYTES: Final = 1 << 20
+"""A MaxText configuration: its base.yml has about 60 KiB."""
+
+MAX_CHECKPOINT_FILES: Final = 1 << 18
+"""Files of an Orbax checkpoint: one a chunk where it is no OCDBT database."""

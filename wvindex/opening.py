@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wvindex.errors import UnknownFormat, UnsupportedTokenizer
+from wvindex.errors import UnknownFormat, UnsupportedTokenizer, UsageError
 from wvindex.query.database import Store, absolute, open_store
 from wvindex.sources.base import Source
 from wvindex.sources.detect import open_source
@@ -25,17 +25,24 @@ if TYPE_CHECKING:
     from wvindex.tokenizer import Tokenizer
 
 
-def open(path: str | os.PathLike[str] | zarr.abc.store.Store, *, check: Check = "chunks") -> Store:
+def open(
+    path: str | os.PathLike[str] | zarr.abc.store.Store,
+    *,
+    check: Check = "chunks",
+    config: str | os.PathLike[str] | None = None,
+) -> Store:
     """Open a weight database.
 
     Parameters
     ----------
     path : path, URL or Zarr store
-        A finished store, or a bare checkpoint: a GGUF or safetensors file, or a directory of them. A bare
-        checkpoint is seen as the store that ``build(..., mla="keep")`` would write, over the file's own
-        bytes; nothing is written.
+        A finished store, or a bare checkpoint: a GGUF or safetensors file, a directory of them, or a MaxText
+        checkpoint. A bare checkpoint is seen as the store that ``build(..., mla="keep")`` would write, over
+        the file's own bytes; nothing is written.
     check : {"never", "chunks", "always"}
         When a store's checksums are verified: never, whenever a whole chunk is read, or for every read.
+    config : path, optional
+        What model a bare MaxText checkpoint is: its YAML, or a config.json of Hugging Face.
 
     Returns
     -------
@@ -51,20 +58,21 @@ def open(path: str | os.PathLike[str] | zarr.abc.store.Store, *, check: Check = 
     UsageError
         If `path` is none of these, or `check` is unknown.
     """
-    if not is_path(path) or "://" in os.fspath(path):
+    local = Path(path) if is_path(path) and "://" not in os.fspath(path) else None
+    if local is None or _means_a_store(local):
+        if config is not None:
+            raise UsageError("a store has its configuration in it", field="config", found=config)
         return open_store(path, check=check)
-    local = Path(path)
-    if _means_a_store(local):
-        return open_store(local, check=check)
     require_check(check)
     try:
-        source = open_source(local)
+        source = open_source(local, config)
     except UnknownFormat:
         if os.path.lexists(local / CATALOG_JSON):
             return open_store(local, check=check)  # a store without its root document, and says so
         raise
     try:
-        return _bare(source, partial(open, absolute(local), check=check))
+        again = absolute(Path(config)) if config is not None else None
+        return _bare(source, partial(open, absolute(local), check=check, config=again))
     except BaseException:
         source.close()
         raise

@@ -58,7 +58,7 @@ def require_agreement(source: Source, f: Fields, config: ModelConfig) -> None:
 def require_vocabulary(source: Source, stated: object) -> None:
     """Refuse a ``vocab_size`` of 0, or of more than the embedding has rows."""
     for info in source.tensors():
-        if not info.name.endswith(_EMBEDDING_ENDS) or not _EMBEDDING.fullmatch(info.name):
+        if not info.hub_name.endswith(_EMBEDDING_ENDS) or not _EMBEDDING.fullmatch(info.hub_name):
             continue
         if not isinstance(stated, int) or not info.shape:
             continue
@@ -70,7 +70,7 @@ def _require_leading_dense(source: Source, stated: int) -> None:
     """Layers from `stated` on have experts, and none before."""
     tensors = source.tensors()
     experts = _by_layer(_ROUTED, _one_a_module(tensors))
-    dense = _by_layer(_DENSE, (info for info in tensors if info.name.endswith(_DENSE_ENDS)))
+    dense = _by_layer(_DENSE, (info for info in tensors if info.hub_name.endswith(_DENSE_ENDS)))
     least, most = max(dense, default=-1) + 1, min(experts, default=stated)
     if experts and most < stated and least <= most:
         raise _error(experts[most], "first_k_dense_replace", _range(least, most), stated)
@@ -83,11 +83,11 @@ def _one_a_module(tensors: Iterable[TensorInfo]) -> Iterator[TensorInfo]:
     """Give the first tensor of each ``mlp.experts``, not all of its hundreds, and every stack of GGUF's."""
     seen: set[str] = set()
     for info in tensors:
-        module, separator, _ = info.name.rpartition(".mlp.experts.")
+        module, separator, _ = info.hub_name.rpartition(".mlp.experts.")
         if separator and module not in seen:
             seen.add(module)
             yield info
-        elif not separator and ".ffn_gate_exps." in info.name:
+        elif not separator and ".ffn_gate_exps." in info.hub_name:
             yield info
 
 
@@ -95,7 +95,7 @@ def _by_layer(pattern: re.Pattern[str], tensors: Iterable[TensorInfo]) -> dict[i
     """Give the first tensor of each layer whose name a pattern matches."""
     layers: dict[int, TensorInfo] = {}
     for info in tensors:
-        if match := pattern.fullmatch(info.name):
+        if match := pattern.fullmatch(info.hub_name):
             layers.setdefault(int(match[1]), info)
     return layers
 
@@ -106,7 +106,7 @@ def _range(least: int, most: int) -> str:
 
 def _require_shared(source: Source, stated: int, width: int) -> None:
     for info in source.tensors():
-        if not info.name.endswith(_SHARED_ENDS) or not _SHARED.fullmatch(info.name):
+        if not info.hub_name.endswith(_SHARED_ENDS) or not _SHARED.fullmatch(info.hub_name):
             continue
         if len(info.shape) != 2 or not _has_its_own_shape(info):
             continue

@@ -94,7 +94,7 @@ def place(info: TensorInfo, family: Family | None, config: ModelConfig, source_f
         return _UNMAPPED
     if source_format == "gguf":
         return _place_gguf(info, family, config)
-    layer, found = _hub_role(info.name, len(info.shape) == 3, family)
+    layer, found = _hub_role(info.hub_name, len(info.shape) == 3, family)
     if found is None or (found.is_fused_latent and config.mla is None):
         return _UNMAPPED
     if layer is not None and found.expert is not None:
@@ -173,7 +173,7 @@ def is_part_of_a_weight(info: TensorInfo, family: Family, source_format: str) ->
     ``q_proj.weight_scale``, ``q_proj.SCB``, ``q_proj.lora_A.weight``, ``blk.0.attn_q.scale``. A weight that
     they belong to is not the model's by itself.
     """
-    parts = info.name.split(".")
+    parts = info.hub_name.split(".")
     for end in range(1, len(parts)):
         weight = ".".join([*parts[:end], "weight"])
         if source_format == "gguf":

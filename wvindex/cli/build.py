@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from wvindex.cli.options import PATH, build_options, json_option, max_memory_option
+from wvindex.cli.options import PATH, build_options, config_option, json_option, max_memory_option
 from wvindex.cli.output import emit_json, note
 from wvindex.cli.plan import print_plan
 from wvindex.cli.progress import build_progress
@@ -24,6 +24,7 @@ from wvindex.sizes import format_size
     help="The store; <stem>.zarr in the working directory if absent.",
 )
 @build_options
+@config_option
 @click.option(
     "--link", is_flag=True, help="Do not copy what need not change: refer to the source's bytes instead."
 )
@@ -48,6 +49,7 @@ def command(
     dtype: str,
     absorbed_dtype: str,
     fused_mla_lora_proj: bool,
+    config: str | None,
     link: bool,
     max_memory: str,
     overwrite: bool,
@@ -60,7 +62,7 @@ def command(
 ) -> None:
     """Build a store from SOURCE and print its path.
 
-    SOURCE is a GGUF or safetensors file, or a directory of them.
+    SOURCE is a GGUF or safetensors file, a directory of them, or a MaxText checkpoint.
     """
     import wvindex as wv
     from wvindex.building import output_path
@@ -74,12 +76,13 @@ def command(
             dtype=dtype,
             absorbed_dtype=absorbed_dtype,
             fused_mla_lora_proj=fused_mla_lora_proj,
+            config=config,
         )
         print_plan(ctx, planned, ledger=False, as_json=as_json)
         return
     require_target(resolved(output_path(source, out)), overwrite=overwrite)
     if not quiet:
-        with open_source(source) as opened:
+        with open_source(source, config) as opened:
             for oddity in opened.notes:
                 note(oddity)
     started = time.monotonic()
@@ -91,6 +94,7 @@ def command(
             dtype=dtype,
             absorbed_dtype=absorbed_dtype,
             fused_mla_lora_proj=fused_mla_lora_proj,
+            config=config,
             link=link,
             max_memory=max_memory,
             overwrite=overwrite,

@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Quantize anew where blocks of FP8 scales do not line up, and say what changes.",
 )
+@click.option(
+    "--optimizer",
+    type=click.Choice(("concat", "drop")),
+    help="Of a MaxText checkpoint with an optimizer's state: its moments go as their parameters do, or all "
+    "of it is left out. No default.",
+)
 @max_memory_option("1GiB", "Memory that the conversion may use")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar, no notes.")
 @json_option
@@ -47,6 +53,7 @@ def command(
     overwrite: bool,
     restart: bool,
     allow_requant: bool,
+    optimizer: str | None,
     max_memory: str,
     quiet: bool,
     as_json: bool,
@@ -56,8 +63,8 @@ def command(
 
     The two down-projections of every layer become one matrix, or two again.
 
-    SRC is a directory with a Hugging Face safetensors checkpoint, or a wvindex store of the kept form. DST
-    will be of the same kind.
+    SRC is a directory with a Hugging Face safetensors checkpoint, a wvindex store of the kept form, or a
+    MaxText checkpoint of Orbax. DST will be of the same kind.
     """
     import wvindex as wv
     from wvindex.errors import UsageError
@@ -75,6 +82,7 @@ def command(
             overwrite=overwrite,
             restart=restart,
             allow_requant=allow_requant,
+            optimizer=optimizer,
             max_memory=max_memory,
             progress=progress,
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from wvindex.cli.options import PATH, json_option
+from wvindex.cli.options import PATH, config_option, json_option
 from wvindex.cli.output import emit, emit_facts, emit_json, emit_table
 from wvindex.cli.runnable import check_runs
 from wvindex.errors import WvindexError
@@ -29,17 +29,18 @@ _MOST_NAMES: Final = 20
 
 @click.command("info")
 @click.argument("path", type=PATH)
+@config_option
 @json_option
-def command(path: str, as_json: bool) -> None:
+def command(path: str, config: str | None, as_json: bool) -> None:
     """Tell what PATH is, on one page.
 
     Its model, its size, how it is stored, what is odd about it, and whether it can be run.
-    PATH is a store, or a bare GGUF or safetensors checkpoint.
+    PATH is a store, or a bare GGUF, safetensors or MaxText checkpoint.
     """
     import wvindex as wv
     from wvindex.query.summary import summarize
 
-    with wv.open(path) as db:
+    with wv.open(path, config=config) as db:
         summary = summarize(db)
         refusal = _refusal(db)
         if as_json:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from wvindex.cli.options import PATH, ChosenLayers, csv_option, json_option, layers_option
+from wvindex.cli.options import PATH, ChosenLayers, config_option, csv_option, json_option, layers_option
 from wvindex.cli.output import emit, emit_facts, emit_json, emit_table, note
 from wvindex.errors import UsageError
 from wvindex.sizes import format_size, shape_text
@@ -40,6 +40,7 @@ CSV: Final = (
 @layers_option
 @click.option("--role", metavar="GLOB", help="Of this role in a layer: 'self_attn.*', 'mlp.down_proj'.")
 @click.option("-l", "--long", is_flag=True, help="Also where each came from, and its other names.")
+@config_option
 @json_option
 @csv_option
 def command(
@@ -48,19 +49,20 @@ def command(
     layers: ChosenLayers,
     role: str | None,
     long: bool,
+    config: str | None,
     as_json: bool,
     as_csv: bool,
 ) -> None:
     """List the tensors of PATH.
 
-    PATH is a store, or a bare GGUF or safetensors checkpoint. PATTERN is a glob for the key, or for another
-    name of the tensor: '*.mlp.experts.*', 'blk.3.*'.
+    PATH is a store, or a bare GGUF, safetensors or MaxText checkpoint. PATTERN is a glob for the key, or for
+    another name of the tensor: '*.mlp.experts.*', 'blk.3.*'.
     """
     import wvindex as wv
 
     if as_json and as_csv:
         raise UsageError("one format at a time", field="csv", found="--json and --csv")
-    with wv.open(path) as db:
+    with wv.open(path, config=config) as db:
         tensors = db.select(pattern, layer=layers, role=role)
         if as_csv:
             click.echo(_table(tensors).to_csv(), nl=False)

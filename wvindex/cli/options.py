@@ -81,6 +81,16 @@ def json_option(command: Decorated) -> Decorated:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
 
 
+def config_option(command: Decorated) -> Decorated:
+    """Add ``--config``."""
+    return click.option(
+        "--config",
+        type=PATH,
+        metavar="FILE",
+        help="What model a MaxText checkpoint is: its YAML, or a config.json of Hugging Face.",
+    )(command)
+
+
 def csv_option(command: Decorated) -> Decorated:
     """Add ``--csv``."""
     return click.option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from wvindex.cli.options import PATH, build_options, json_option
+from wvindex.cli.options import PATH, build_options, config_option, json_option
 from wvindex.cli.output import emit, emit_json, emit_table
 from wvindex.sizes import shape_text
 
@@ -21,6 +21,7 @@ REFUSED: Final = 4
 @click.command("plan")
 @click.argument("source", type=PATH)
 @build_options
+@config_option
 @click.option("--ledger", is_flag=True, help="Also list every array, and where each source tensor goes.")
 @json_option
 @click.pass_context
@@ -31,13 +32,14 @@ def command(
     dtype: str,
     absorbed_dtype: str,
     fused_mla_lora_proj: bool,
+    config: str | None,
     ledger: bool,
     as_json: bool,
 ) -> None:
     """Tell what a build of SOURCE would write.
 
-    Only headers are read, and nothing is written. SOURCE is a GGUF or safetensors file, or a directory of
-    them. The exit code is 4 if the build would be refused.
+    Only headers are read, and nothing is written. SOURCE is a GGUF or safetensors file, a directory of
+    them, or a MaxText checkpoint. The exit code is 4 if the build would be refused.
     """
     import wvindex as wv
 
@@ -47,6 +49,7 @@ def command(
         dtype=dtype,
         absorbed_dtype=absorbed_dtype,
         fused_mla_lora_proj=fused_mla_lora_proj,
+        config=config,
     )
     print_plan(ctx, planned, ledger=ledger, as_json=as_json)
 

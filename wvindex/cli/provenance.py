@@ -33,6 +33,11 @@ TRANSFORMS: Final = {
     "cast": "converted to another encoding",
     "subtract_one": "1 subtracted: GGUF stores 1 + w",
     "join_kv_b": "K's and V's up-projections joined to one, K's transposed back",
+    "order_axes": "the axes of MaxText's leaf put in order, heads joined, one layer of a stack",
+    "unpermute_rope": "rows of each head, interleaved in MaxText, half-split",
+    "scale_query": "times the root of the head's width, by which MaxText keeps it divided",
+    "unscale_embedding": "divided by the root of its width, which MaxText keeps in it",
+    "subtract_one_as_stored": "MaxText's 1 + w, without the 1",
     "join_latent": "rows of the down-projections, one under another: they give the factor that scales "
     "Q, K and V, one number a token",
     "fuse_qkv_a": "both down-projections as one matrix, the query's rows first",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from wvindex.cli.ls import tensor_json
-from wvindex.cli.options import PATH, json_option
+from wvindex.cli.options import PATH, config_option, json_option
 from wvindex.cli.output import emit, emit_facts, emit_json, note
 from wvindex.cli.provenance import provenance
 from wvindex.cli.slicing import split_key
@@ -36,6 +36,7 @@ _PREVIEW_BLOCK_BYTES: Final = 16
 @click.option("--raw", is_flag=True, help="The stored blocks, in hexadecimal, instead of values.")
 @click.option("--npy", type=click.Path(), metavar="FILE", help="Write the values to a NumPy file instead.")
 @click.option("--overwrite", is_flag=True, help="Replace the file that --npy names.")
+@config_option
 @json_option
 def command(
     path: str,
@@ -45,17 +46,18 @@ def command(
     raw: bool,
     npy: str | None,
     overwrite: bool,
+    config: str | None,
     as_json: bool,
 ) -> None:
     """Show one tensor of PATH, its origin and its values.
 
-    PATH is a store, or a bare GGUF or safetensors checkpoint. KEY is a standard key or any other name of the
-    tensor. INDEX is as in NumPy: 'KEY[0:4, -1]'; without one, a corner is shown. With --raw it chooses
-    rows.
+    PATH is a store, or a bare GGUF, safetensors or MaxText checkpoint. KEY is a standard key or any other
+    name of the tensor. INDEX is as in NumPy: 'KEY[0:4, -1]'; without one, a corner is shown. With --raw it
+    chooses rows.
     """
     import wvindex as wv
 
-    with wv.open(path) as db:
+    with wv.open(path, config=config) as db:
         name, index = split_key(key, db)
         tensor = _view(db[name], expert, head)
         facts = [*_facts(tensor, head), *provenance(db, tensor)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wvindex.cli.errors import printable
-from wvindex.cli.options import PATH, json_option
+from wvindex.cli.options import PATH, config_option, json_option
 from wvindex.cli.output import emit, emit_json, emit_table, note
 from wvindex.cli.progress import build_progress
 
@@ -30,10 +30,13 @@ _COLUMNS = ("kind", "tensor", "chunk", "path", "expected", "found")
     metavar="FILE",
     help="Also compare every array with this checkpoint, decoded by other people's packages.",
 )
+@config_option
 @click.option("-q", "--quiet", is_flag=True, help="Nothing but faults: no progress bar, no summary.")
 @json_option
 @click.pass_context
-def command(ctx: click.Context, store: str, source: str | None, quiet: bool, as_json: bool) -> None:
+def command(
+    ctx: click.Context, store: str, source: str | None, config: str | None, quiet: bool, as_json: bool
+) -> None:
     """Check that STORE is what was written.
 
     Every fault is listed, nothing is repaired. Exits with 1 if there is one.
@@ -41,7 +44,7 @@ def command(ctx: click.Context, store: str, source: str | None, quiet: bool, as_
     import wvindex as wv
 
     with build_progress(quiet=quiet) as progress:
-        found = wv.verify(store, source, progress=progress)
+        found = wv.verify(store, source, config=config, progress=progress)
     if as_json:
         emit_json(found.to_json())
     else:

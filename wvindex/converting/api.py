@@ -13,7 +13,7 @@ from wvindex.limits import PROCESS_BYTES
 from wvindex.sizes import format_size, parse_size
 from wvindex.store.target import resolved
 
-CONVERTERS: Final = ("wvindex.converting.stores", "wvindex.converting.hub")
+CONVERTERS: Final = ("wvindex.converting.stores", "wvindex.converting.hub", "wvindex.converting.orbax")
 """Modules that are `Converter`, in the order in which they are asked; imported when one is wanted."""
 
 LEAST_MEMORY: Final = PROCESS_BYTES + (32 << 20)
@@ -29,6 +29,7 @@ def convert(
     overwrite: bool = False,
     restart: bool = False,
     allow_requant: bool = False,
+    optimizer: str | None = None,
     max_memory: int | str = "1GiB",
     progress: OnProgress = None,
 ) -> Conversion:
@@ -40,7 +41,8 @@ def convert(
     Parameters
     ----------
     source : path
-        A directory with a Hugging Face safetensors checkpoint, or a wvindex store of the kept form.
+        A directory with a Hugging Face safetensors checkpoint, a wvindex store of the kept form, or a MaxText
+        checkpoint of Orbax.
     out : path
         Where the result shall stand; it appears once it is whole. An interrupted conversion leaves what it
         wrote beside it, and the same call goes on from there.
@@ -55,6 +57,9 @@ def convert(
     allow_requant : bool
         Where blocks of FP8 scales do not line up, quantize anew those that must be, and say by how much
         values change. Refused otherwise.
+    optimizer : {"concat", "drop"}, optional
+        Of a MaxText checkpoint with the state of an optimizer, what becomes of it: the moments of both halves
+        are put together (and taken apart) as the halves are, or the state is left out. There is no default.
     max_memory : int or str
         Bytes, or such as ``"512MiB"``.
     progress : callable, optional
@@ -75,7 +80,8 @@ def convert(
     SourceError, StoreError
         If the source cannot be read, or the result not be written.
     UsageError
-        If not exactly one way is asked for, or `out` stands in the source.
+        If not exactly one way is asked for, `out` stands in the source, or an optimizer's state is there
+        and nothing was said of it.
     """
     if fuse_mla_lora == unfuse_mla_lora:
         raise UsageError(
@@ -91,13 +97,27 @@ def convert(
         max_memory=_memory(max_memory),
         overwrite=overwrite,
         restart=restart,
+        optimizer=_optimizer(optimizer),
     )
     _require_apart(request)
-    with _converter(request.source).planned(request) as planned:
+    converter = _converter(request.source)
+    if optimizer is not None and not getattr(converter, "HAS_OPTIMIZER", False):
+        raise UsageError(
+            "only a MaxText checkpoint has an optimizer's state", file=request.source, field="optimizer"
+        )
+    with converter.planned(request) as planned:
         if dry_run:
             return planned.plan
         planned.write(progress)
         return planned.plan.done()
+
+
+def _optimizer(choice: str | None) -> str | None:
+    if choice not in (None, "concat", "drop"):
+        raise UsageError(
+            "optimizer has no such value", field="optimizer", expected="concat or drop", found=choice
+        )
+    return choice
 
 
 def _memory(max_memory: int | str) -> int:
@@ -135,5 +155,5 @@ def _converter(path: Path) -> Converter:
     raise UnknownFormat(
         "nothing here that can be converted",
         file=path,
-        expected="a directory with a safetensors checkpoint, or a wvindex store",
+        expected="a directory with a safetensors checkpoint, a MaxText checkpoint, or a wvindex store",
     )

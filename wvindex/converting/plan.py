@@ -39,6 +39,8 @@ class Request:
         Bytes.
     overwrite, restart : bool
         As in `wvindex.build`.
+    optimizer : {"concat", "drop"} or None
+        What becomes of an optimizer's moments; None where nothing was said.
     """
 
     source: Path
@@ -48,6 +50,7 @@ class Request:
     max_memory: int
     overwrite: bool
     restart: bool
+    optimizer: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +59,9 @@ class Unit:
 
     Attributes
     ----------
-    operation : {"copy", "fuse", "split"}
+    operation : {"copy", "fuse", "split", "drop"}
         ``copy``: the same bytes under the same name; ``fuse``: several one under another; ``split``: the
-        reverse.
+        reverse; ``drop``: an optimizer's state that shall not be there.
     inputs, outputs : tuple of str
         Names.
     nbytes : int
@@ -67,7 +70,7 @@ class Unit:
         Where, below the result; empty where tensors have no file of their own.
     """
 
-    operation: Literal["copy", "fuse", "split"]
+    operation: Literal["copy", "fuse", "split", "drop"]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     nbytes: int
@@ -114,7 +117,7 @@ class Conversion:
     Attributes
     ----------
     kind : str
-        ``safetensors``, ``store``.
+        ``safetensors``, ``store``, ``maxtext``.
     direction : {"fuse", "unfuse"}
     source, target : str
     units : tuple of Unit
@@ -161,7 +164,8 @@ class Conversion:
             f"{self.direction:<8} {self.source} -> {self.target}",
             f"kind     {self.kind}",
             f"tensors  {counts['copy']} copied ({format_size(copied)}), "
-            f"{counts['fuse']} fused, {counts['split']} split",
+            f"{counts['fuse']} fused, {counts['split']} split"
+            + (f", {counts['drop']} dropped" if counts["drop"] else ""),
             f"to       {format_size(self.nbytes)}",
         ]
         lines += [f"{unit.operation:<8} {_unit(unit)}" for unit in self.units if unit.operation != "copy"]
@@ -177,6 +181,8 @@ class Conversion:
 
 def _unit(unit: Unit) -> str:
     where = f" in {unit.file}" if unit.file else ""
+    if not unit.outputs:
+        return " + ".join(unit.inputs)
     return f"{' + '.join(unit.inputs)} -> {' + '.join(unit.outputs)} ({format_size(unit.nbytes)}{where})"
 
 

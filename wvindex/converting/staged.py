@@ -31,6 +31,7 @@ from wvindex.store.durable import (
     fsync_paths,
     make_directory,
     remove_file,
+    remove_tree,
     rename,
     reporting,
     truncate_file,
@@ -193,6 +194,41 @@ class StagedDirectory:
             self._journal.append_prefix(name, WrittenPrefix(done, crc))
             on_bytes(len(piece))
 
+    def path(self, name: str) -> Path:
+        """Give where something of the result is being written."""
+        return self._staging.store / name
+
+    def begin_directory(self, name: str) -> Path:
+        """Give an empty directory below the result, for another to write in; then `keep` it."""
+        path = self.path(name)
+        if os.path.lexists(path):
+            remove_tree(path)
+        make_directory(path)
+        return path
+
+    def keep(self, name: str) -> None:
+        """Have the disk hold a directory, and journal it: a conversion that goes on finds it whole."""
+        directories, files = walk(self.path(name))
+        fsync_paths([*files, *directories])
+        total = crc = 0
+        for file in sorted(files):
+            prefix = _whole(file, self._buffer)
+            self._journal.append_prefix(file.relative_to(self._staging.store).as_posix(), prefix)
+            total, crc = total + 1, crc ^ prefix.crc32c
+        self._journal.append_prefix(f"{name}/", WrittenPrefix(total, crc))
+
+    def is_kept(self, name: str) -> bool:
+        """Whether an interrupted conversion kept this directory, and it still is what it was."""
+        kept = self._journal.prefixes.get(f"{name}/")
+        if kept is None or not self.path(name).is_dir():
+            return False
+        _, files = walk(self.path(name))
+        found = [_whole(file, self._buffer) for file in files if file.is_file() and not file.is_symlink()]
+        crc = 0
+        for prefix in found:
+            crc ^= prefix.crc32c
+        return len(files) == len(found) == kept.nbytes and crc == kept.crc32c
+
     def publish(self) -> None:
         """Have the disk hold every name, and give the directory its own."""
         directories, _ = walk(self._staging.store)
@@ -265,6 +301,15 @@ def _fill(contents: Sequence[Content], start: int, out: memoryview) -> None:
             content.read(start + done - offset, out[done : done + count])
             done += count
         offset = stop
+
+
+def _whole(path: Path, buffer: memoryview) -> WrittenPrefix:
+    """Give the size and the checksum of a file."""
+    nbytes = crc = 0
+    with reporting("read a file", path), path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            crc, nbytes = crc32c([buffer[:count]], crc), nbytes + count
+    return WrittenPrefix(nbytes, crc)
 
 
 def _has_prefix(path: Path, prefix: WrittenPrefix, buffer: memoryview) -> bool:

@@ -1,4 +1,4 @@
-"""A config.json for a model that came from GGUF."""
+"""A config.json for a model that came from GGUF or from MaxText."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from wvindex.exporting.described import as_found, described, require_same_model
 from wvindex.exporting.held import Held
 from wvindex.exporting.rope_parameters import FULL, llama3_scaling
 from wvindex.exporting.tensors import OutTensor
+
+MAXTEXT: Final = "maxtext"
 
 ARCHITECTURES: Final = {
     "llama": "LlamaForCausalLM",
@@ -36,6 +38,8 @@ def hub_config(held: Held, tensors: Sequence[OutTensor]) -> dict[str, Any]:
     UnsupportedError
         If the family is not known, or config.json cannot say what GGUF's metadata do.
     """
+    if held.source_format == MAXTEXT:
+        return _stated(held, tensors)
     family = held.family
     if family is None or family.name not in ARCHITECTURES:
         raise UnsupportedError(
@@ -57,6 +61,15 @@ def hub_config(held: Held, tensors: Sequence[OutTensor]) -> dict[str, Any]:
     if held.config.hidden_act is not None:
         hub["hidden_act"] = held.config.hidden_act
     config = {"architectures": [ARCHITECTURES[family.name]], **hub}
+    require_same_model(described(held.name, "safetensors", config, tensors), held.config)
+    return config
+
+
+def _stated(held: Held, tensors: Sequence[OutTensor]) -> dict[str, Any]:
+    """Give a MaxText checkpoint's configuration, in Hugging Face's form; nothing there is quantized."""
+    config = {name: value for name, value in held.source_config.items() if name != "quantization_config"}
+    if held.family is not None and held.family.name in ARCHITECTURES:
+        config = {"architectures": [ARCHITECTURES[held.family.name]], **config}
     require_same_model(described(held.name, "safetensors", config, tensors), held.config)
     return config
 

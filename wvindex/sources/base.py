@@ -11,6 +11,31 @@ from typing import Any, Literal, NamedTuple, Protocol, Self
 from wvindex.formats.encodings import Encoding
 
 
+@dataclass(frozen=True)
+class Rendering:
+    """How a source whose tensors have a form of their own shows one of them in Hugging Face's.
+
+    Attributes
+    ----------
+    name : str
+        What Hugging Face calls it.
+    transforms : tuple of str
+        What is done to the stored values, in order; empty where they are shown as they are.
+    is_exact : bool
+        Whether every value is a stored one, only moved.
+    stack : str
+        What is read together with it: tensors of one stack are best read one after another.
+    held_bytes : int
+        Memory that any read of it takes: a chunk is decoded whole.
+    """
+
+    name: str
+    transforms: tuple[str, ...]
+    is_exact: bool
+    stack: str
+    held_bytes: int
+
+
 class TensorInfo(NamedTuple):
     """One tensor of a checkpoint, as its header declares it (and as validation found true).
 
@@ -26,8 +51,12 @@ class TensorInfo(NamedTuple):
         Plain or packed; never with a `scale_block` (scales are tensors of their own).
     file : Path
     offset : int
-        Of the first byte, from the start of `file`.
+        Of the first byte, from the start of `file`; of no meaning where there is a `rendering`.
     nbytes : int
+    rendering : Rendering or None
+        Where the source's bytes are not the tensor's.
+    aside : str or None
+        Why it is none of the model's weights: ``optimizer``, ``training state``. It then goes nowhere.
     """
 
     name: str
@@ -36,6 +65,13 @@ class TensorInfo(NamedTuple):
     file: Path
     offset: int
     nbytes: int
+    rendering: Rendering | None = None
+    aside: str | None = None
+
+    @property
+    def hub_name(self) -> str:
+        """Its name in Hugging Face's form, where the source has one of its own."""
+        return self.rendering.name if self.rendering is not None else self.name
 
 
 @dataclass(frozen=True)
@@ -91,7 +127,7 @@ class Source(Protocol):
         ...
 
     @property
-    def format(self) -> Literal["gguf", "safetensors"]:
+    def format(self) -> Literal["gguf", "safetensors", "maxtext"]:
         """Which reader this is."""
         ...
 

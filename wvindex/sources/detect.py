@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,8 @@ from wvindex.sources.base import Source
 from wvindex.sources.files import OpenFiles, is_directory, list_names, resolve_member
 from wvindex.sources.gguf import GGUFSource
 from wvindex.sources.gguf_header import MAGIC
+from wvindex.sources.maxtext import MaxTextSource
+from wvindex.sources.orbax_metadata import is_orbax
 from wvindex.sources.safetensors import SafetensorsSource
 from wvindex.sources.safetensors_header import LENGTH_BYTES
 
@@ -26,27 +29,30 @@ _FOREIGN_MAGIC: Final[dict[bytes, str]] = {
 """Files that people mistake for checkpoints that wvindex reads."""
 
 
-def open_source(path: str | Path) -> Source:
+def open_source(path: str | Path, config: str | os.PathLike[str] | None = None) -> Source:
     """Open a checkpoint with the reader that its content asks for.
 
     Parameters
     ----------
     path : str or Path
         A GGUF or safetensors file, a safetensors index, or a directory. In a directory safetensors come
-        first; GGUF is opened where there is exactly one model, sharded or not.
+        first, then an Orbax tree; GGUF is opened where there is exactly one model, sharded or not.
+    config : path, optional
+        Of a MaxText checkpoint, which has no configuration in it; no other takes one.
 
     Raises
     ------
     UnknownFormat
         If there is no checkpoint.
     UsageError
-        If a directory holds several GGUF models.
+        If a directory holds several GGUF models, or a configuration is given to what has its own.
     SourceError, UnsupportedError
         As the readers raise them.
     """
     path = Path(path)
     if is_directory(path):
-        return _open_directory(path)
+        return _open_directory(path, config)
+    _require_none(config, path)
     if path.name.endswith(safetensors_index.INDEX_SUFFIX):
         return SafetensorsSource(path)
     start, size = _first_bytes(path, LENGTH_BYTES + 1)
@@ -63,16 +69,29 @@ def open_source(path: str | Path) -> Source:
     )
 
 
-def _open_directory(directory: Path) -> Source:
+def _open_directory(directory: Path, config: str | os.PathLike[str] | None) -> Source:
     names = list_names(directory)
-    if any(name.endswith((safetensors_index.SUFFIX, safetensors_index.INDEX_SUFFIX)) for name in names):
+    is_hub = any(name.endswith((safetensors_index.SUFFIX, safetensors_index.INDEX_SUFFIX)) for name in names)
+    if not is_hub and is_orbax(directory):
+        return MaxTextSource(directory, config)
+    _require_none(config, directory)
+    if is_hub:
         return SafetensorsSource(directory)
     models = gguf_shards.model_names(names)
     if len(models) > 1:
         raise UsageError("several GGUF models: name one of them", file=directory, found=", ".join(models))
     if not models:
-        raise UnknownFormat("neither a GGUF nor a safetensors file in the directory", file=directory)
+        raise UnknownFormat(
+            "neither a GGUF nor a safetensors file, nor an Orbax tree, in the directory", file=directory
+        )
     return _open_found(directory, next(iter(models.values())))
+
+
+def _require_none(config: str | os.PathLike[str] | None, path: Path) -> None:
+    if config is not None:
+        raise UsageError(
+            "only a MaxText checkpoint is given a configuration", file=path, field="config", found=config
+        )
 
 
 def _open_found(directory: Path, name: str) -> Source:

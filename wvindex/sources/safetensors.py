@@ -29,7 +29,7 @@ TOKENIZER_FILES: Final = (
 
 CONFIG_JSON: Final = "config.json"
 
-_VOCABULARY_FILES: Final = frozenset({"tokenizer.json", "tokenizer.model", "vocab.json"})
+VOCABULARY_FILES: Final = frozenset({"tokenizer.json", "tokenizer.model", "vocab.json"})
 
 
 class SafetensorsSource:
@@ -159,7 +159,7 @@ class SafetensorsSource:
         """
         contents = ((name, read_beside(self._beside, name, MAX_JSON_BYTES)) for name in TOKENIZER_FILES)
         files = {name: data for name, data in contents if data is not None}
-        return TokenizerData(files=files, gguf={}) if files.keys() & _VOCABULARY_FILES else None
+        return TokenizerData(files=files, gguf={}) if files.keys() & VOCABULARY_FILES else None
 
     def fingerprint(self) -> tuple[FileFingerprint, ...]:
         """One fingerprint a file, in shard order, taken when the source was opened."""

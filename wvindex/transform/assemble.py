@@ -13,7 +13,7 @@ from wvindex.errors import DuplicateName, MetadataError, UndecodableType
 from wvindex.formats.arrays import ArraySpec, Exactness, Heads
 from wvindex.formats.encodings import BF16, F16, F32, FLOAT_ENCODINGS, Encoding
 from wvindex.formats.ggml import can_decode
-from wvindex.sources.base import Source, TensorInfo
+from wvindex.sources.base import Rendering, Source, TensorInfo
 from wvindex.transform.combine import Cast, Concat, tensor_rows
 from wvindex.transform.pieces import Contribution, Pieces, contribution_rows
 from wvindex.transform.rope import unpermuted_heads
@@ -73,7 +73,12 @@ def assemble(
         pieces = Pieces([rows], shape, (transform,))
     else:
         pieces = _gather(source, key, target, config)
+        shown = [c.info.rendering for c in target.contributions if c.info.rendering is not None]
+        if shown:
+            pieces = replace(pieces, transforms=(*_rendered(shown), *pieces.transforms))
         exactness = "reordered" if pieces.transforms else "bit"
+        if not all(rendering.is_exact for rendering in shown):
+            exactness = "derived"
         if not {encoding.name for encoding in pieces.encodings} <= {
             contribution.info.encoding.name for contribution in target.contributions
         }:
@@ -96,6 +101,11 @@ def assemble(
         mtp=is_mtp(layer, config),
     )
     return spec, rows
+
+
+def _rendered(shown: Sequence[Rendering]) -> tuple[str, ...]:
+    """Give what a source did to tensors to show them in Hugging Face's form."""
+    return tuple(dict.fromkeys(name for one in shown for name in one.transforms))
 
 
 def _expert(contribution: Contribution) -> int:
@@ -197,7 +207,7 @@ def _cast(
             check_decodable(rows.encoding, info)
         parts = [Cast(rows, wanted, subtract) for rows in parts]
         transforms += ("subtract_one",) if subtract else ("cast",)
-        exactness = "derived" if subtract else "cast"
+        exactness = "derived" if subtract or exactness == "derived" else "cast"
     rows = parts[0] if len(parts) == 1 else Concat(parts, stacked=pieces.stacked)
     return rows, transforms, exactness
 

@@ -60,7 +60,11 @@ def byte_ranges(rows: Rows) -> SourceRanges | None:
 def _rows(rows: Rows, start: int, stop: int) -> list[FileRange] | None:
     """Give the ranges of rows [start, stop); None where they are not all in files."""
     if isinstance(rows, SourceRows):
-        return None if rows.order is not None else [_source_range(rows, start, stop)]
+        return (
+            None
+            if rows.order is not None or rows.info.rendering is not None
+            else [_source_range(rows, start, stop)]
+        )
     if isinstance(rows, Slice):
         return _rows(rows.rows, rows.first + start, rows.first + stop)
     if isinstance(rows, AsVector):

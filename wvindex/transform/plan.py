@@ -96,6 +96,8 @@ class Plan:
         The build's options.
     notes : tuple of str
         What is odd about the source, though valid.
+    source_bytes : int
+        Memory that the source takes to read anything: chunks that are decoded whole.
     """
 
     config: ModelConfig
@@ -107,6 +109,7 @@ class Plan:
     bytes_out: int
     options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    source_bytes: int = 0
 
     @cached_property
     def ledger(self) -> tuple[LedgerEntry, ...]:
@@ -117,7 +120,7 @@ class Plan:
     def peak_memory(self) -> int:
         """Bytes at the worst moment, at most: the process, the largest factor and the tiles beside it."""
         most = max((op.fixed_bytes + 4 * _tile_bytes(op) for op in self.operations), default=0)
-        return PROCESS_BYTES + most
+        return PROCESS_BYTES + self.source_bytes + most
 
     def __repr__(self) -> str:
         """Give one line."""
@@ -234,6 +237,7 @@ class _Planner:
             self.refusals.append(Refusal(FUSED_OPTION, refused))
 
     def plan(self, mla: str, options: Mapping[str, Any]) -> Plan:
+        tensors = self.source.tensors()
         targets = self._targets()
         layers = self._mla_layers(targets)
         for key, target in targets.items():
@@ -252,10 +256,11 @@ class _Planner:
             operations=tuple(sorted(self.operations, key=lambda op: reading_order(op.spec.key))),
             accounts=self.accounts,
             refusals=tuple(self.refusals),
-            bytes_in=sum(info.nbytes for info in self.source.tensors()),
+            bytes_in=sum(info.nbytes for info in tensors if info.aside is None),
             bytes_out=sum(op.spec.nbytes for op in self.operations),
             options=options,
             notes=self.source.notes,
+            source_bytes=max((info.rendering.held_bytes for info in tensors if info.rendering), default=0),
         )
 
     def _targets(self) -> dict[str, Target]:
@@ -268,6 +273,9 @@ class _Planner:
         scales_of = {**scaled.scales_of, **{pair.exponents.name: name for name, pair in pairs.items()}}
         self.accounts.scales_of = scales_of
         for found in self.source.tensors():
+            if found.aside is not None:
+                self.accounts.reasons[found.name] = found.aside
+                continue
             if found.name in scales_of:
                 continue
             pair = pairs.get(found.name)

@@ -33,6 +33,7 @@ def verify(
     path: str | os.PathLike[str] | zarr.abc.store.Store,
     source: str | os.PathLike[str] | None = None,
     *,
+    config: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Verification:
@@ -43,7 +44,9 @@ def verify(
     path : path, URL or Zarr store
     source : path, optional
         The checkpoint that the store was made from. Every array is compared with it once more, read and
-        decoded by the ``gguf`` package, or by ``safetensors`` and ``ml_dtypes``.
+        decoded by the ``gguf`` package, by ``safetensors`` and ``ml_dtypes``, or by TensorStore.
+    config : path, optional
+        Of a `source` that is a MaxText checkpoint.
     threads : int, optional
         How many read and compare; as many as there are processors where not given.
     progress : callable, optional
@@ -68,7 +71,7 @@ def verify(
         raise UsageError("threads are counted from 1", field="threads", found=threads)
     objects = _open(path)
     try:
-        return _verify(objects, source, n_threads, progress)
+        return _verify(objects, source, config, n_threads, progress)
     finally:
         objects.close()
 
@@ -88,6 +91,7 @@ def _open(path: str | os.PathLike[str] | zarr.abc.store.Store) -> Objects:
 def _verify(
     objects: Objects,
     source: str | os.PathLike[str] | None,
+    config: str | os.PathLike[str] | None,
     n_threads: int,
     progress: Callable[[Progress], None] | None,
 ) -> Verification:
@@ -104,7 +108,7 @@ def _verify(
         check_linked_files(objects, catalog, findings)
         seconds = time.monotonic() - started
         if source is not None:
-            compared = _compare(objects, catalog, source, findings, report, n_threads)
+            compared = _compare(objects, catalog, source, config, findings, report, n_threads)
     return Verification(
         path=objects.location,
         source=os.fspath(source) if source is not None else None,
@@ -125,6 +129,7 @@ def _compare(
     objects: Objects,
     catalog: Catalog,
     source: str | os.PathLike[str],
+    config: str | os.PathLike[str] | None,
     findings: Findings,
     report: _Reporter,
     n_threads: int,
@@ -132,7 +137,7 @@ def _compare(
     # gguf and safetensors are imported only here.
     from wvindex.verifying.against_source import check_source
 
-    return check_source(objects, catalog, source, findings, report, n_threads)
+    return check_source(objects, catalog, source, config, findings, report, n_threads)
 
 
 class _Reporter:

@@ -51,6 +51,7 @@ def check_source(
     objects: Objects,
     catalog: Catalog,
     source: str | os.PathLike[str],
+    config: str | os.PathLike[str] | None,
     findings: Findings,
     on_bytes: Callable[[str, int], None],
     n_threads: int,
@@ -63,12 +64,12 @@ def check_source(
         If the checkpoint's headers cannot be read; nothing is compared then.
     """
     started = time.monotonic()
-    with open_source(Path(source)) as opened:
+    with open_source(Path(source), config) as opened:
         _check_fingerprints(opened.fingerprint(), catalog, findings)
         _check_config(opened, catalog, findings)
         witness = witness_of(opened)
         _check_headers(opened, witness, findings)
-        config = check_derived(opened, catalog, findings)
+        derived = check_derived(opened, catalog, findings)
         check_tokenizer(opened, objects, catalog, findings)
         check_kept(opened, objects, catalog, findings)
         fp8 = FP8Scales(witness, _scale_block(opened.config()))
@@ -79,7 +80,7 @@ def check_source(
     totals = SourceTotals()
     files = linked_files(objects, catalog)  # where a store is in no directory, links are refused
     try:
-        check = _SourceCheck(objects, config, files, witness, fp8, findings, n_threads)
+        check = _SourceCheck(objects, derived, files, witness, fp8, findings, n_threads)
         for key, entry in catalog.arrays.items():
             if check.array(key, entry):
                 totals.compared[witness.decoder] += 1

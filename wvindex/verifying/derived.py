@@ -109,6 +109,8 @@ class _Derived:
         self._told = set(tensors).symmetric_difference(reasons)  # the ledger's own faults
         for info in tensors.values():
             reason = reasons.get(info.name)
+            if info.aside == reason is not None:
+                continue
             if reason == "scales" and (info.name in exponents or _is_scale(info.name, tensors)):
                 continue
             if info.name in unpaired:

@@ -25,6 +25,12 @@ ABSORBED: Final = "absorb_mla"
 JOINED: Final = "join_kv_b"
 
 
+SHOWN: Final = frozenset(
+    {"order_axes", "unpermute_rope", "scale_query", "unscale_embedding", "subtract_one_as_stored", "unpad"}
+)
+"""What a MaxText source does to show its tensors in Hugging Face's form; the witness shows them so too."""
+
+
 class Unexplained(Exception):
     """An array's entry does not say how it follows from its sources, or not in a way that is known."""
 
@@ -79,7 +85,7 @@ def recipe_of(spec: ArraySpec, config: ModelConfig, tensors: Mapping[str, Witnes
     sources = tuple(tensors[name] for name in spec.sources)
     if not sources:
         raise Unexplained("its entry names no source")
-    moves = [name for name in spec.transforms if name not in ("cast", "subtract_one")]
+    moves = [name for name in spec.transforms if name not in {"cast", "subtract_one", *SHOWN}]
     width = _width(spec, sources, moved=bool(moves))
     heights = [math.prod(tensor.shape) // max(width, 1) for tensor in sources]
     for tensor in sources:

@@ -21,9 +21,11 @@ from safetensors import SafetensorError, safe_open
 from wvindex.errors import UndecodableType
 from wvindex.sources.base import Source, TensorInfo
 from wvindex.sources.files import pread_into
+from wvindex.verifying.witness_maxtext import MaxTextWitness, Reader
 
 GGUF: Final = "gguf package"
 SAFETENSORS: Final = "safetensors and ml_dtypes"
+TENSORSTORE: Final = "TensorStore and NumPy"
 
 Decoder = Callable[[NDArray[np.uint8]], NDArray[Any]]
 """From encoded rows (n_rows, row_bytes) to values (n_rows, n_values): float32 where packed, else plain."""
@@ -90,15 +92,20 @@ class Witness:
         Gives the decoder of an encoding.
     notes : tuple of str
         Files that the package cannot read, and why; their tensors are then found by wvindex's own parser.
+    reader : callable or None
+        Reads rows where a tensor's are no run of a file's bytes.
     """
 
     decoder: str
     tensors: Mapping[str, WitnessTensor]
     decoder_of: Callable[[str], Decoder | None]
     notes: tuple[str, ...] = ()
+    reader: Reader | None = None
 
     def read(self, name: str, width: int, start: int, stop: int) -> NDArray[np.uint8]:
         """Read rows [start, stop) of a tensor seen as rows of `width` values, shape (n, row_bytes)."""
+        if self.reader is not None:
+            return self.reader(name, width, start, stop)
         tensor = self.tensors[name]
         row_bytes = tensor.row_bytes(width)
         rows = np.empty((stop - start, row_bytes), np.uint8)
@@ -124,6 +131,10 @@ class Witness:
 
 def witness_of(source: Source) -> Witness:
     """Read a checkpoint's headers, which wvindex found sound, by the package of its format."""
+    if source.format == "maxtext":
+        reader = MaxTextWitness(source).read
+        own = {info.name: _own(info) for info in source.tensors()}
+        return Witness(TENSORSTORE, own, _safetensors_decoder, reader=reader)
     decoder = GGUF if source.format == "gguf" else SAFETENSORS
     read = _gguf_tensors if source.format == "gguf" else _safetensors_tensors
     by_file: dict[Path, list[TensorInfo]] = {}
