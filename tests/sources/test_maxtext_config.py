@@ -157,13 +157,70 @@ def test_an_exponent_without_a_point_is_a_number(tmp_path: Path) -> None:
         ({"mlp_activations": ["relu"]}, "mlp_activations"),
         ({"logits_via_embedding": True, "normalize_embedding_logits": True}, "normalize_embedding_logits"),
         ({"rope_type": "yarn"}, "rope_type"),
-        ({"rope_min_timescale": 2}, "rope_type"),
+        ({"rope_min_timescale": 2}, "rope_min_timescale"),
     ],
 )
 def test_what_hugging_face_cannot_say_is_refused(tmp_path: Path, changes: dict[str, Any], field: str) -> None:
     with pytest.raises(MetadataError) as error:
         read(tmp_path, settings("mistral") | {"decoder_block": "mistral"} | changes)
     assert error.value.field == field
+
+
+UNSAID: dict[str, dict[str, Any]] = {
+    "mistral": {
+        "final_logits_soft_cap": 5.0,
+        "attn_logits_soft_cap": 2.0,
+        "use_qk_norm": True,
+        "mlp_activations_limit": 1.0,
+        "sliding_window_size": 16,
+        "attention_type": "local_sliding",
+        "attention_sink": True,
+        "mlp_bias": True,
+        "partial_rotary_factor": "5e-1",
+    },
+    "deepseek": {
+        "final_logits_soft_cap": 5.0,
+        "attn_logits_soft_cap": 30.0,
+        "sliding_window_size": 16,
+        "attention_type": "local_sliding",
+        "rope_min_timescale": 5,
+        "rope_type": "default",
+        "use_post_attn_norm": True,
+        "interleave_moe_layer_step": 2,
+        "attention_bias": True,
+        "mhc_expansion_rate": 4,
+        "routed_score_func": "",
+        "mlp_activations_limit": 7.0,
+    },
+    "qwen3": {"use_qk_norm": False, "qk_norm_with_scale": False, "num_experts": 4},
+    "gemma2": {"sliding_window_size": 0, "use_post_ffw_norm": False, "normalize_embedding_logits": False},
+}
+OF_BLOCKS: dict[str, dict[str, Any]] = {
+    "mistral": {},
+    "deepseek": {},
+    "qwen3": {"use_qk_norm": True},
+    "gemma2": {
+        "sliding_window_size": 16,
+        "attn_logits_soft_cap": 50.0,
+        "use_post_attn_norm": True,
+        "use_post_ffw_norm": True,
+        "logits_via_embedding": True,
+        "normalize_embedding_logits": True,
+        "normalization_layer_epsilon": 1e-6,
+        "mlp_activations": ["gelu", "linear"],
+    },
+}
+
+
+@pytest.mark.parametrize("block", UNSAID)
+def test_a_setting_that_changes_the_numbers_is_mapped_or_refused(tmp_path: Path, block: str) -> None:
+    document = settings("deepseek_v3" if block == "deepseek" else "mistral") | {"decoder_block": block}
+    document |= OF_BLOCKS[block]
+    read(tmp_path, document | {"final_logits_soft_cap": None, "dropout_rate": 0.1, "capacity_factor": -1.0})
+    for field, value in UNSAID[block].items():
+        with pytest.raises(MetadataError) as error:
+            read(tmp_path, document | {field: value})
+        assert error.value.field == field
 
 
 @pytest.mark.parametrize("block", ["gpt_oss", "llama4", "default"])

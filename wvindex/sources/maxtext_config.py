@@ -15,55 +15,10 @@ from typing import Any, Final
 from wvindex.errors import MetadataError, UnsupportedModel
 from wvindex.limits import MAX_JSON_BYTES
 from wvindex.sources.files import read_whole, real_path
+from wvindex.sources.maxtext_neutral import require_neutral
+from wvindex.sources.maxtext_settings import Settings
 from wvindex.sources.strict_json import parse_object
 from wvindex.sources.strict_yaml import parse_mapping
-
-_BASE: Final[Mapping[str, Any]] = {
-    "decoder_block": "llama2",
-    "model_name": "default",
-    "global_parameter_scale": 1,
-    "head_dim": 128,
-    "mlp_activations": ["silu", "linear"],
-    "vocab_size": 32000,
-    "logits_via_embedding": False,
-    "normalize_embedding_logits": True,
-    "normalization_layer_epsilon": 1e-5,
-    "param_scan_axis": 1,
-    "mtp_num_layers": 0,
-    "num_experts": 1,
-    "num_experts_per_tok": 1,
-    "norm_topk_prob": False,
-    "first_num_dense_layers": 0,
-    "shared_experts": 0,
-    "routed_scaling_factor": 1.0,
-    "routed_score_func": "",
-    "n_routing_groups": -1,
-    "topk_routing_group": -1,
-    "sliding_window_size": 0,
-    "attn_logits_soft_cap": 0.0,
-    "final_logits_soft_cap": 0.0,
-    "q_lora_rank": 0,
-    "kv_lora_rank": 512,
-    "qk_nope_head_dim": 128,
-    "qk_rope_head_dim": 64,
-    "v_head_dim": 128,
-    "rope_type": "default",
-    "rope_use_scale": True,
-    "rope_linear_scaling_factor": 1.0,
-    "rope_min_timescale": 1,
-    "rope_max_timescale": 10000,
-    "max_position_embeddings": 163840,
-    "original_max_position_embeddings": 4096,
-    "rope_factor": 40,
-    "beta_fast": 32,
-    "beta_slow": 1,
-    "mscale": 1.0,
-    "rope_interleave": True,
-    "rope_truncate": True,
-    "rope_attention_scaling": False,
-    "use_indexer": False,
-}
-"""``base.yml``, as far as it says what a model computes; sizes have no default here."""
 
 _SIZES: Final = (
     "base_emb_dim",
@@ -84,8 +39,8 @@ _MODEL_TYPES: Final = {
 }
 """What ``decoder_block`` is to Hugging Face; DeepSeek-V2 and V3 are one block there."""
 
-_ACTIVATIONS: Final = {"silu": "silu", "gelu": "gelu_pytorch_tanh"}
-"""Of ``mlp_activations``; JAX's gelu is the approximation by tanh."""
+_GEMMA_EPSILON: Final = 1e-6
+"""Norms within Gemma 2's layers are made without the setting."""
 
 
 @dataclass(frozen=True)
@@ -128,65 +83,10 @@ def read_config(path: Path) -> MaxTextConfig:
             expected="decoder_block, or model_type",
             found=", ".join(list(document)[:8]) or "nothing",
         )
-    return _converted(_Settings(document, path))
+    return _converted(Settings(document, path))
 
 
-class _Settings:
-    """Typed access to MaxText's settings, with its defaults."""
-
-    def __init__(self, raw: Mapping[str, Any], file: Path) -> None:
-        given = {name: value for name, value in raw.items() if value is not None}
-        self._raw = {**_BASE, **given}
-        self.stated = frozenset(given)
-        self.file = file
-
-    def integer(self, name: str) -> int:
-        value = self.number(name)
-        if value != int(value):
-            raise self.error(name, "an integer", value)
-        return int(value)
-
-    def number(self, name: str) -> float:
-        value = self._raw.get(name)
-        if isinstance(value, str):  # YAML 1.1 takes 1e-6, without a point, for a string; MaxText does not
-            try:
-                value = float(value)
-            except ValueError:
-                raise self.error(name, "a number", value) from None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**63:
-            raise self.error(name, "a number", value)
-        return value
-
-    def flag(self, name: str) -> bool:
-        value = self._raw.get(name)
-        if not isinstance(value, bool):
-            raise self.error(name, "true or false", value)
-        return value
-
-    def text(self, name: str) -> str:
-        value = self._raw.get(name)
-        if not isinstance(value, str):
-            raise self.error(name, "a string", value)
-        return value
-
-    def activation(self) -> str:
-        value = self._raw["mlp_activations"]
-        gate = value[0] if isinstance(value, list) and len(value) == 2 and value[1] == "linear" else None
-        if gate not in _ACTIVATIONS:
-            raise self.error("mlp_activations", f"[{' or '.join(_ACTIVATIONS)}, linear]", value)
-        return _ACTIVATIONS[gate]
-
-    def error(self, name: str, expected: str, found: object) -> MetadataError:
-        return MetadataError(
-            "MaxText's configuration is not usable",
-            file=self.file,
-            field=name,
-            expected=expected,
-            found="nothing" if found is None else found,
-        )
-
-
-def _converted(s: _Settings) -> MaxTextConfig:
+def _converted(s: Settings) -> MaxTextConfig:
     block = s.text("decoder_block")
     if block not in _MODEL_TYPES or s.flag("use_indexer"):
         raise UnsupportedModel(
@@ -196,23 +96,22 @@ def _converted(s: _Settings) -> MaxTextConfig:
             expected=f"{', '.join(_MODEL_TYPES)}, without an indexer",
             found=block,
         )
-    if s.number("global_parameter_scale") != 1:
-        raise s.error(
-            "global_parameter_scale", "1, and sizes as they are", s.number("global_parameter_scale")
-        )
+    require_neutral(s, block)
     hub = _common(s, _MODEL_TYPES[block])
     hub |= _deepseek(s) if block == "deepseek" else _grouped_query(s, block)
     return MaxTextConfig(hub, s.integer("param_scan_axis"))
 
 
-def _common(s: _Settings, model_type: str) -> dict[str, Any]:
+def _common(s: Settings, model_type: str) -> dict[str, Any]:
     for name in _SIZES:
         if name not in s.stated:
             raise s.error(name, "a size", None)
     tied = s.flag("logits_via_embedding")
-    if tied and s.flag("normalize_embedding_logits") and model_type != "gemma2":
+    divides = s.flag("normalize_embedding_logits")
+    if tied and divides != (model_type == "gemma2"):  # whose embedding MaxText keeps multiplied
+        wanted = str(not divides).lower()
         raise s.error(
-            "normalize_embedding_logits", "false: Hugging Face's models do not divide tied logits", True
+            "normalize_embedding_logits", f"{wanted}: Hugging Face does not divide tied logits", divides
         )
     layers = s.integer("base_num_decoder_layers")
     return {
@@ -230,12 +129,13 @@ def _common(s: _Settings, model_type: str) -> dict[str, Any]:
     }
 
 
-def _grouped_query(s: _Settings, block: str) -> dict[str, Any]:
-    window = s.integer("sliding_window_size")
-    fields: dict[str, Any] = {"head_dim": s.integer("head_dim"), "sliding_window": window or None}
+def _grouped_query(s: Settings, block: str) -> dict[str, Any]:
+    fields: dict[str, Any] = {"head_dim": s.integer("head_dim")}
     if block == "llama2" and not s.stated & {"model_name", "rope_type"}:
         raise s.error("model_name", "a model_name, or a rope_type: Llama 3.1's heads are interleaved", None)
     is_llama31 = any(s.text(name).startswith("llama3.1") for name in ("model_name", "rope_type"))
+    if is_llama31 and block != "llama2":
+        raise s.error("rope_type", "llama3.1 with the decoder_block llama2 alone", block)
     fields["rope_scaling"] = _llama31(s) if is_llama31 else _scaling(s)
     if block in ("qwen3_moe", "mixtral"):
         experts = "num_local_experts" if block == "mixtral" else "num_experts"
@@ -246,19 +146,31 @@ def _grouped_query(s: _Settings, block: str) -> dict[str, Any]:
             width: s.integer("base_moe_mlp_dim"),
         }
     if block == "qwen3_moe":
-        fields["norm_topk_prob"] = s.flag("norm_topk_prob")
-    if block == "gemma2":
-        fields |= {
-            "hidden_activation": s.activation(),
-            "query_pre_attn_scalar": s.integer("head_dim"),
-            "attn_logit_softcapping": s.number("attn_logits_soft_cap") or None,
-            "final_logit_softcapping": s.number("final_logits_soft_cap") or None,
-        }
-    return fields
+        fields["norm_topk_prob"] = True  # MaxText's softmax is over the chosen, whatever its setting says
+    return fields | (_gemma2(s) if block == "gemma2" else {})
 
 
-def _llama31(s: _Settings) -> dict[str, Any] | None:
+def _gemma2(s: Settings) -> dict[str, Any]:
+    if s.integer("sliding_window_size") <= 0:
+        raise s.error("sliding_window_size", "a window for every other layer", s.raw["sliding_window_size"])
+    if s.number("normalization_layer_epsilon") != _GEMMA_EPSILON:
+        found = s.raw["normalization_layer_epsilon"]
+        raise s.error(
+            "normalization_layer_epsilon", f"{_GEMMA_EPSILON}, as MaxText's Gemma 2 has built in", found
+        )
+    return {
+        "sliding_window": s.integer("sliding_window_size"),
+        "hidden_activation": s.activation(),
+        "query_pre_attn_scalar": s.integer("head_dim"),
+        "attn_logit_softcapping": s.number("attn_logits_soft_cap") or None,
+        "final_logit_softcapping": s.number("final_logits_soft_cap") or None,
+    }
+
+
+def _llama31(s: Settings) -> dict[str, Any] | None:
     """Give the scaling that ``LLaMARotaryEmbedding`` has built in."""
+    if s.number("rope_linear_scaling_factor") != 1:
+        raise s.error("rope_linear_scaling_factor", "1 for Llama 3.1", s.raw["rope_linear_scaling_factor"])
     if not s.flag("rope_use_scale"):
         # Without scaling the heads would still be interleaved, which Hugging Face's form cannot say.
         raise s.error("rope_use_scale", "true for Llama 3.1", False)
@@ -271,18 +183,21 @@ def _llama31(s: _Settings) -> dict[str, Any] | None:
     }
 
 
-def _scaling(s: _Settings) -> dict[str, Any] | None:
+def _scaling(s: Settings) -> dict[str, Any] | None:
     kind, factor = s.text("rope_type"), s.number("rope_linear_scaling_factor")
-    if kind != "default" or s.number("rope_min_timescale") != 1:
-        raise s.error("rope_type", "default or llama3.1 for this decoder_block, rope_min_timescale 1", kind)
+    if kind != "default":
+        raise s.error("rope_type", "default, or llama3.1 for llama2", kind)
     return {"rope_type": "linear", "factor": factor} if factor != 1 else None
 
 
-def _deepseek(s: _Settings) -> dict[str, Any]:
-    score = s.text("routed_score_func") or "softmax"
+def _deepseek(s: Settings) -> dict[str, Any]:
+    routed = s.integer("num_experts") > 1
+    score = s.text("routed_score_func") or ("" if routed else "softmax")
     if score not in ("softmax", "sigmoid"):
-        raise s.error("routed_score_func", "softmax or sigmoid", score)
+        raise s.error("routed_score_func", "softmax or sigmoid", score or "nothing, which is no function")
     sigmoid = score == "sigmoid"
+    if s.flag("routed_bias") and not sigmoid:
+        raise s.error("routed_bias", "false with softmax: Hugging Face's DeepSeek-V2 adds no bias", True)
     fields: dict[str, Any] = {
         "model_type": "deepseek_v3" if sigmoid else "deepseek_v2",
         "q_lora_rank": s.integer("q_lora_rank") or None,
@@ -294,7 +209,7 @@ def _deepseek(s: _Settings) -> dict[str, Any]:
         "max_position_embeddings": s.integer("max_position_embeddings"),
         "rope_scaling": _yarn(s),
     }
-    if s.integer("num_experts") > 1:
+    if routed:
         groups = s.integer("n_routing_groups")
         fields |= {
             "n_routed_experts": s.integer("num_experts"),
@@ -305,7 +220,7 @@ def _deepseek(s: _Settings) -> dict[str, Any]:
             "scoring_func": score,
             "n_group": max(groups, 1),
             "topk_group": max(s.integer("topk_routing_group"), 1),
-            "norm_topk_prob": sigmoid or s.flag("norm_topk_prob"),
+            "norm_topk_prob": sigmoid,  # whatever MaxText's setting says, which this block does not look at
             "topk_method": _topk_method(sigmoid=sigmoid, groups=groups),
         }
     return fields
@@ -317,13 +232,14 @@ def _topk_method(*, sigmoid: bool, groups: int) -> str:
     return "group_limited_greedy" if groups > 1 else "greedy"
 
 
-def _yarn(s: _Settings) -> dict[str, Any] | None:
-    """Give YaRN's parameters. MaxText has one mscale, which the softmax scale alone knows, squared."""
+def _yarn(s: Settings) -> dict[str, Any]:
+    """Give YaRN's parameters. MaxText has one mscale, which the softmax scale alone knows, squared.
+
+    By any other rope_type it rotates halves, and scales the softmax by YaRN's factor all the same.
+    """
     kind = s.text("rope_type")
-    if kind == "default":
-        return None
     if kind != "yarn" or s.flag("rope_attention_scaling"):
-        raise s.error("rope_type", "default, or yarn without rope_attention_scaling", kind)
+        raise s.error("rope_type", "yarn without rope_attention_scaling", kind)
     longer = s.integer("max_position_embeddings") > s.integer("original_max_position_embeddings")
     mscale = s.number("mscale") if longer else 0.0
     return {
