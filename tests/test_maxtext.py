@@ -307,6 +307,31 @@ def test_a_stack_of_other_layers_than_the_configuration_says_is_refused(tmp_path
         wv.open(source)
 
 
+@pytest.mark.parametrize(
+    ("name", "fused", "changes", "field"),
+    [
+        ("deepseek_v3", True, {"q_lora_rank": 48}, "q_lora_rank"),
+        ("deepseek_v3", True, {"q_lora_rank": 92, "kv_lora_rank": 68}, "kv_lora_rank"),
+        ("deepseek_v3", False, {"num_attention_heads": 8}, "num_attention_heads"),
+        ("deepseek_v3", False, {"v_head_dim": 32, "qk_nope_head_dim": 24}, "v_head_dim"),
+        ("deepseek_v3", False, {"n_routed_experts": 16}, "n_routed_experts"),
+        ("deepseek_v3", False, {"vocab_size": 200}, "vocab_size"),
+        ("qwen2", False, {"vocab_size": 300}, "vocab_size"),
+        ("qwen2", False, {"num_key_value_heads": 4}, "num_key_value_heads"),
+    ],
+)
+def test_leaves_that_are_not_as_long_as_the_configuration_says_are_refused(
+    tmp_path: Path, name: str, fused: bool, changes: dict[str, Any], field: str
+) -> None:
+    source = write(tmp_path / "items", name, {"params": {"params": params(model(name), fused=fused)}})
+    (source / "config.json").write_text(json.dumps(model(name).config | changes))
+    with pytest.raises(MetadataError, match="do not agree") as error:
+        wv.open(source)
+    assert field in (error.value.field or "")
+    assert str(error.value.tensor).startswith("params.params.")
+    assert "along axis" in str(error.value.expected)
+
+
 def test_what_model_it_is_must_be_said(tmp_path: Path) -> None:
     source = qwen(tmp_path)
     (source / "config.json").rename(tmp_path / "elsewhere.json")

@@ -13,6 +13,7 @@ from typing import Final
 
 from wvindex.converting.plan import Direction
 from wvindex.errors import DuplicateName, MetadataError, UnsupportedError
+from wvindex.sources.maxtext_names import OPTIMIZER
 from wvindex.sources.orbax_arrays import LeafArray
 
 QUERY: Final = "wq_a"
@@ -21,7 +22,6 @@ FUSED: Final = "wq_kv_a"
 _NORM: Final = ("q_norm", "scale")
 
 _KERNELS: Final = (("kernel",), ("kernel", "value"))
-OPTIMIZER: Final = frozenset({"opt_state", "optimizer"})
 
 Path_ = tuple[str, ...]
 

@@ -12,7 +12,8 @@ import numpy as np
 from wvindex.errors import DuplicateName, MetadataError
 from wvindex.limits import MAX_LAYERS
 from wvindex.sources.maxtext_config import MaxTextConfig
-from wvindex.sources.maxtext_names import FUSED, Holding, holding, normalized
+from wvindex.sources.maxtext_names import FUSED, OPTIMIZER, Holding, holding, normalized
+from wvindex.sources.maxtext_shapes import Shapes
 from wvindex.sources.maxtext_tensors import TensorForm
 from wvindex.sources.orbax_arrays import LeafArray
 
@@ -21,8 +22,6 @@ _SCALED_QUERIES: Final = frozenset({"llama", "mistral", "mixtral", "gemma2"})
 
 _PADDED: Final = frozenset({"qwen2", "qwen3", "qwen3_moe", "gemma2"})
 """Model types whose vocabulary MaxText pads, and its export cuts to ``vocab_size``."""
-
-_OPTIMIZER: Final = frozenset({"opt_state", "optimizer"})
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,8 @@ def forms(arrays: Sequence[LeafArray], config: MaxTextConfig, file: Path) -> tup
     Raises
     ------
     MetadataError
-        If a stack has not as many layers as the configuration says, a leaf not the axes that it should have,
-        or a tensor of a layer is missing.
+        If a stack has not as many layers as the configuration says, a leaf not the axes or an axis not the
+        length that it should have, or a tensor of a layer is missing.
     DuplicateName
         If two leaves hold one tensor.
     """
@@ -85,6 +84,7 @@ class _Model:
         self._file = file
         self._type = str(config.hub.get("model_type"))
         self._n_layers = self._count("num_hidden_layers", MAX_LAYERS)
+        self._shapes = Shapes(config.hub)
         self._dense = min(self._count("first_k_dense_replace", MAX_LAYERS), self._n_layers)
 
     def _count(self, field: str, most: int) -> int:
@@ -109,7 +109,7 @@ class _Model:
         """Give what one leaf holds."""
         path = normalized(array.leaf.path)
         if path is None:
-            kind = "optimizer" if _OPTIMIZER & set(array.leaf.path[:1]) else "training state"
+            kind = "optimizer" if OPTIMIZER & set(array.leaf.path[:1]) else "training state"
             yield Form(array.leaf.name, array, aside=kind)
             return
         held = holding(path, self._type)
@@ -119,6 +119,7 @@ class _Model:
         for position, layer in self._layers(array, held):
             key = held.role if layer is None else f"model.layers.{layer}.{held.role}"
             tensor = self._tensor(array, held, key, position)
+            self._check_lengths(tensor, held)
             place = [] if position is None else [str(position)]
             for subscript, part, aside in self._parts(tensor, held):
                 name = ", ".join([*place, *subscript])
@@ -162,6 +163,15 @@ class _Model:
             raise self._error("scan_layers", f"{ndim} axes", array.shape, array.leaf.name)
         if self._scan_axis >= max(ndim, 2):
             raise self._error("param_scan_axis", f"below {ndim}", self._scan_axis, array.leaf.name)
+
+    def _check_lengths(self, tensor: TensorForm, held: Holding) -> None:
+        """Compare every axis of a leaf with what the configuration says; a vocabulary may be padded."""
+        shape = tensor.array.shape
+        for axis, (field, length) in zip(tensor.axes, self._shapes.axes(held.role), strict=False):
+            found = shape[axis]
+            if length is None or found == length or (found > length and self._pads(field)):
+                continue
+            raise self._error(field, f"{length} along axis {axis}", shape, tensor.array.leaf.name)
 
     def _tensor(self, array: LeafArray, held: Holding, key: str, position: int | None) -> TensorForm:
         tensor = TensorForm(
@@ -214,8 +224,11 @@ class _Model:
     def _vocabulary(self, held: Holding) -> int | None:
         """Give ``vocab_size`` where MaxText pads to more, and its export cuts that off again."""
         stated = self._hub.get("vocab_size")
-        is_cut = held.role in ("model.embed_tokens.weight", "lm_head.weight") and self._type in _PADDED
+        is_cut = held.role in ("model.embed_tokens.weight", "lm_head.weight") and self._pads("vocab_size")
         return stated if is_cut and type(stated) is int and stated > 0 else None
+
+    def _pads(self, field: str) -> bool:
+        return field == "vocab_size" and self._type in _PADDED
 
     def require_whole(self, held: Collection[str]) -> None:
         """Refuse a tree that lacks a tensor which every layer of its kind has."""
