@@ -27,6 +27,7 @@ from wvindex.errors import (
     ShardError,
     SourceChanged,
     UnknownFormat,
+    UnsupportedModel,
     UsageError,
     WvindexError,
 )
@@ -221,6 +222,17 @@ def test_a_leaf_that_no_rule_knows_keeps_its_name(tmp_path: Path) -> None:
         assert np.array_equal(tensor.read(), tree["decoder"]["extra"]["table"])
         assert np.array_equal(tensor[1:], tree["decoder"]["extra"]["table"][1:])
         assert db["params.params.decoder.extra.number"][()] == 5
+
+
+def test_a_model_with_a_leaf_that_no_rule_knows_is_not_run(tmp_path: Path) -> None:
+    tree = params(model("deepseek_v3"))
+    put(tree, "decoder.moe_layers.self_attention.wq_a.bias", np.ones((96, 2), np.float32))
+    source = write(tmp_path / "items", "deepseek_v3", {"params": {"params": tree}})
+    with wv.open(wv.build(source, tmp_path / "m.zarr")) as db:
+        assert "params.params.decoder.moe_layers.self_attention.wq_a.bias" in db
+        with pytest.raises(UnsupportedModel, match=r"self_attention\.wq_a\.bias"):
+            Model(db)
+    assert not wv.verify(tmp_path / "m.zarr", source).faults
 
 
 def test_a_padded_vocabulary_is_cut_as_in_the_export(tmp_path: Path) -> None:
