@@ -25,11 +25,12 @@ from wvindex.exporting.held import Held
 from wvindex.exporting.hub_described import hub_config
 from wvindex.exporting.hub_named import hub_tensors
 from wvindex.exporting.hub_target import compose_hub, dumped, restored_config, with_dtype
+from wvindex.exporting.narrowed import LOSES_SMALL, Narrowed
 from wvindex.exporting.outline import Outline
 from wvindex.exporting.restore import Refused, restored
 from wvindex.exporting.tensors import OutTensor, cast_to, refusal_in
 from wvindex.exporting.vocabularies import gguf_tokenizer, hub_tokenizer
-from wvindex.formats.encodings import Encoding
+from wvindex.formats.encodings import F16, Encoding
 
 GGUF: Final = "gguf"
 SAFETENSORS: Final = "safetensors"
@@ -118,6 +119,8 @@ def _ready(outline: Outline, found: Iterable[OutTensor | Refused], asked: Option
             if tensor.encoding.scale_block is None:
                 decoded.add(tensor.name)
     _refuse_twice(outline, tensors)
+    if any(isinstance(one.rows, Narrowed) and one.encoding is F16 for one in tensors):
+        outline.notes.append(LOSES_SMALL)
     return [tensor for tensor in tensors if tensor.scales_of not in decoded]
 
 

@@ -15,6 +15,7 @@ from wvindex.arch.naming import place
 from wvindex.converting.stores import StoredRows
 from wvindex.errors import UnsupportedError, WvindexError
 from wvindex.exporting.held import Held
+from wvindex.exporting.narrowed import Narrowed
 from wvindex.exporting.restore import Refused
 from wvindex.exporting.rope_parameters import rope_tensors
 from wvindex.exporting.rows import (
@@ -88,7 +89,7 @@ def _decodable(rows: StoredRows, storage: Encoding | None) -> StoredRows:
             expected="float32, float16 or bfloat16",
             found=f"{rows.encoding.name} with scales",
         )
-    return StoredRows(replace(rows.spec, encoding=storage), Cast(rows, storage))
+    return StoredRows(replace(rows.spec, encoding=storage), Narrowed(rows, storage, rows.spec.key))
 
 
 def _named(held: Held, family: Family, rows: StoredRows) -> Iterator[OutTensor]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from wvindex.errors import CatalogError, UnsupportedError, WvindexError
+from wvindex.exporting.narrowed import Narrowed
 from wvindex.formats.encodings import Encoding
 from wvindex.formats.ggml import can_decode
 from wvindex.sources.gguf_types import GGML_TYPES
 from wvindex.transform.assemble import storage_for
-from wvindex.transform.combine import Cast
 from wvindex.transform.rows import Rows
 
 GGML_NUMBERS: Final = {name: number for number, name in GGML_TYPES.items()}
@@ -109,7 +109,7 @@ def cast_to(tensor: OutTensor, storage: Encoding | None) -> OutTensor:
         raise UnsupportedError(
             "this type cannot be decoded, only exported as it is", tensor=tensor.name, found=encoding.name
         )
-    return replace(tensor, rows=Cast(tensor.rows, wanted))
+    return replace(tensor, rows=Narrowed(tensor.rows, wanted, tensor.name))
 
 
 def refusal_in(tensor: OutTensor, form: str) -> WvindexError | None:

@@ -95,7 +95,7 @@ class Shapes:
         self._axes = {**_COMMON, **(_LATENT if hub.get(_KV_RANK) else {})}
 
     def axes(self, role: str) -> tuple[tuple[str, int | None], ...]:
-        """Give the fields that say how long a role's axes are, in the leaf's order without layers, and that."""
+        """Give the field and the length of each of a role's axes, in the leaf's order, without layers."""
         return tuple((field, self._length(field)) for field in self._axes.get(role, ()))
 
     def _length(self, field: str) -> int | None:
