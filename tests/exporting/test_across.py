@@ -20,11 +20,13 @@ from wvindex.errors import UnsupportedError, UnsupportedTokenizer
 _MTP = {"deepseek_v3", "glm4_moe_lite"}
 """Multi-token-prediction layers have no names in GGUF."""
 
-_NOT_SAID = {"mistral4", "deepseek_v32", "glm_moe_dsa"}
-"""Of these either format says too little, or llama.cpp reads what wvindex does not write."""
+_SPARSE = {"deepseek_v32", "glm_moe_dsa"}
+"""Whose checkpoints announce such layers too."""
 
-TO_GGUF = [name for name in names(gguf=True) if name not in _MTP | _NOT_SAID]
-TO_HUB = [name for name in TO_GGUF if name != "gpt_oss"]
+TO_GGUF = [name for name in names(gguf=True) if name not in _MTP | _SPARSE]
+TO_HUB = [name for name in names(gguf=True) if name not in _MTP | {"gpt_oss"}]
+_FUSED = {"mistral4"}
+"""Whose checkpoints and GGUF files have gate and up in one stack; llama.cpp takes them apart as well."""
 
 REFUSED = {
     "qwen2-window": "sliding_window",
@@ -32,7 +34,6 @@ REFUSED = {
     "gemma2-scalar": "attention_scale",
     "deepseek_v3-bias": "rope",
     "deepseek_v3-halves": "mla",
-    "mistral4": "attn_temperature_scale",
 }
 """What GGUF cannot say of models, by name of the field."""
 
@@ -47,7 +48,7 @@ def require_same_values(one: Path, other: Path) -> None:
 
 
 class TestToGGUF:
-    @pytest.mark.parametrize("name", TO_GGUF)
+    @pytest.mark.parametrize("name", [name for name in TO_GGUF if name not in _FUSED])
     def test_tensors_are_those_that_a_converter_writes(
         self, name: str, stores: Stores, tmp_path: Path
     ) -> None:
@@ -109,7 +110,7 @@ class TestToGGUF:
             wvindex.export(source, tmp_path / "out.gguf", format="gguf")
         assert caught.value.found == "F8_E4M3 with scales"
 
-    @pytest.mark.parametrize("name", ["deepseek_v32", "glm_moe_dsa", "longcat_flash"])
+    @pytest.mark.parametrize("name", ["longcat_flash"])
     def test_models_that_gguf_says_too_little_of_are_refused(
         self, name: str, stores: Stores, tmp_path: Path
     ) -> None:
@@ -132,8 +133,10 @@ class TestToSafetensors:
         out = wvindex.export(
             stores.gguf(name, "split", "F32"), tmp_path / "out", format="safetensors", dtype="bfloat16"
         )
-        found, expected = hub_tensors(out), hub_tensors(stores.safetensors(name))
-        names_there = {key for key in expected if not key.endswith("_scale_inv")}
+        hub = stores.safetensors(name, experts="fused" if name in _FUSED else "each")
+        found, expected = hub_tensors(out), hub_tensors(hub)
+        beyond = f"model.layers.{checkpoint(name).config['num_hidden_layers']}."  # of further tokens
+        names_there = {key for key in expected if not key.endswith("_scale_inv") and beyond not in key}
         assert set(found) == names_there
         assert all(found[key][1] == expected[key][1] for key in names_there)
         matrices = [key for key in names_there if len(expected[key][1]) > 1 and expected[key][0] == "BF16"]
@@ -146,14 +149,45 @@ class TestToSafetensors:
         out = wvindex.export(source, tmp_path / "out", format="safetensors")
         require_same_values(out, source)
 
-    @pytest.mark.parametrize("name", ["gpt_oss", "mistral4", "deepseek_v32"])
-    def test_families_whose_configuration_is_not_known_are_refused(
-        self, name: str, stores: Stores, tmp_path: Path
+    @pytest.mark.parametrize("name", ["mistral4", *sorted(_SPARSE)])
+    def test_what_went_to_the_hub_comes_back_to_gguf(self, name: str, stores: Stores, tmp_path: Path) -> None:
+        source = stores.gguf(name, dtype="F32")
+        hub = wvindex.export(source, tmp_path / "hub", format="safetensors")
+        out = wvindex.export(hub, tmp_path / "out.gguf", format="gguf")
+        if name in _FUSED:
+            require_same_values(out, source)
+        else:
+            assert gguf_tensors(out) == gguf_tensors(source)
+        found, expected = gguf_fields(out), gguf_fields(source)
+        del expected["general.name"]
+        assert {key: found[key][1] for key in expected} == {
+            key: pytest.approx(value, rel=1e-6) if isinstance(value, float) else value
+            for key, (_, value) in expected.items()
+        }
+
+    def test_experts_in_mxfp4_stay_packed(self, stores: Stores, tmp_path: Path) -> None:
+        """Each code, as GPT-OSS's own checkpoint has them."""
+        source = stores.gguf("gpt_oss", dtype="BF16")
+        out = wvindex.export(source, tmp_path / "out", format="safetensors")
+        found, expected = hub_tensors(out), hub_tensors(stores.safetensors("gpt_oss"))
+        packed = [key for key in expected if key.endswith(("_blocks", "_scales"))]
+        assert packed
+        assert [found[key] for key in packed] == [expected[key] for key in packed]
+        assert found.keys() == expected.keys()
+        config = json.loads((out / "config.json").read_text())
+        assert config["quantization_config"]["quant_method"] == "mxfp4"
+        require_same_values(out, source)
+
+    def test_latent_attention_has_a_head_of_keys_for_each_of_queries(
+        self, stores: Stores, tmp_path: Path
     ) -> None:
-        with pytest.raises(UnsupportedError, match=r"there is no config\.json for"):
-            wvindex.export(
-                stores.gguf(name, dtype="F32"), tmp_path / "out", format="safetensors", dtype="float32"
-            )
+        """GGUF's one head is llama.cpp's; transformers would repeat it."""
+        out = wvindex.export(stores.gguf("mistral4"), tmp_path / "out", format="safetensors")
+        config = json.loads((out / "config.json").read_text())
+        theirs = checkpoint("mistral4").config
+        assert config["num_key_value_heads"] == theirs["num_attention_heads"]
+        for field in ("llama_4_scaling_beta", "partial_rotary_factor", "original_max_position_embeddings"):
+            assert config["rope_parameters"][field] == theirs["rope_parameters"][field]
 
     def test_packed_types_are_refused_unless_a_dtype_is_given(self, stores: Stores, tmp_path: Path) -> None:
         source = stores.gguf("qwen2", dtype="Q8_0")

@@ -41,6 +41,8 @@ class Family:
         Fused projections and the standard roles whose rows they hold, in order.
     interleaved : bool
         Whether the rows of a fused gate and up projection alternate, and do not follow each other.
+    stacked_experts : bool
+        Whether the hub's checkpoints have all experts of a layer in one tensor, gate and up together.
     transposed_experts : bool
         Whether plain stacks of experts lie [experts, in, out], as the family's module has them.
     mxfp4_experts : bool
@@ -63,6 +65,7 @@ class Family:
     hub_names: Sequence[tuple[str, str]] = ()
     splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     interleaved: bool = False
+    stacked_experts: bool = False
     transposed_experts: bool = False
     mxfp4_experts: bool = False
     sublayers: int = 1

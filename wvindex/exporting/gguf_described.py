@@ -18,6 +18,7 @@ from wvindex.exporting.gguf_file import typed
 from wvindex.exporting.gguf_named import splits_factors
 from wvindex.exporting.gguf_target import with_file_type
 from wvindex.exporting.held import Held
+from wvindex.exporting.indexer import indexer_sizes
 from wvindex.exporting.rope_parameters import FULL, stated_rope
 from wvindex.exporting.tensors import OutTensor
 from wvindex.sources.gguf_kept import TypedValue
@@ -56,6 +57,8 @@ def gguf_metadata(held: Held, tensors: Sequence[OutTensor]) -> dict[str, TypedVa
         )
     if config.mla is not None:
         own |= _latent(config, config.mla, split=splits_factors(family))
+    if config.index_topk is not None:
+        own |= _indexer(held, config.index_topk)
     values: Values = {
         "general.architecture": family.gguf_arch,
         "general.type": "model",
@@ -153,6 +156,15 @@ def _routed_layer(key: str) -> int | None:
     return layer if role.rpartition(".")[0] in EXPERT_MODULES else None
 
 
+def _indexer(held: Held, topk: int) -> Values:
+    sizes = indexer_sizes(held)
+    return {
+        "attention.indexer.head_count": sizes.heads,
+        "attention.indexer.key_length": sizes.head_dim,
+        "attention.indexer.top_k": topk,
+    }
+
+
 def _latent(config: ModelConfig, mla: MLA, *, split: bool) -> Mapping[str, Any]:
     """Give the keys of latent attention; where factors are split, of the attention that llama.cpp runs."""
     width = mla.qk_nope_head_dim + mla.qk_rope_head_dim
@@ -160,6 +172,8 @@ def _latent(config: ModelConfig, mla: MLA, *, split: bool) -> Mapping[str, Any]:
         "attention.q_lora_rank": mla.q_lora_rank,
         "attention.kv_lora_rank": mla.kv_lora_rank,
         "rope.dimension_count": mla.qk_rope_head_dim,
+        "attention.temperature_scale": config.attn_temperature_scale or None,
+        "attention.temperature_length": config.attn_temperature_length,
     }
     if not split:
         return {

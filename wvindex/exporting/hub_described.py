@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from wvindex.arch.config import MLA
 from wvindex.arch.gguf_metadata import hub_form, plain_metadata
+from wvindex.arch.mxfp4 import CODES
 from wvindex.errors import UnsupportedError
 from wvindex.exporting.described import as_found, described, require_same_model
 from wvindex.exporting.held import Held
+from wvindex.exporting.indexer import indexer_sizes
 from wvindex.exporting.rope_parameters import FULL, llama3_scaling
 from wvindex.exporting.tensors import OutTensor
 
@@ -25,9 +28,24 @@ ARCHITECTURES: Final = {
     "phi3": "Phi3ForCausalLM",
     "deepseek_v2": "DeepseekV2ForCausalLM",
     "deepseek_v3": "DeepseekV3ForCausalLM",
+    "gpt_oss": "GptOssForCausalLM",
+    "deepseek_v32": "DeepseekV32ForCausalLM",
+    "glm_moe_dsa": "GlmMoeDsaForCausalLM",
     "minicpm3": "MiniCPM3ForCausalLM",
+    "mistral4": "Mistral4ForCausalLM",
 }
 """What transformers calls the models of each family."""
+
+PACKED: Final = {
+    "quant_method": "mxfp4",
+    "modules_to_not_convert": [
+        "model.layers.*.self_attn",
+        "model.layers.*.mlp.router",
+        "model.embed_tokens",
+        "lm_head",
+    ],
+}
+"""What config.json says of experts in MXFP4, as GPT-OSS's own does."""
 
 
 def hub_config(held: Held, tensors: Sequence[OutTensor]) -> dict[str, Any]:
@@ -56,6 +74,12 @@ def hub_config(held: Held, tensors: Sequence[OutTensor]) -> dict[str, Any]:
         family.gguf_fields(hub, metadata)
     names = {tensor.name for tensor in tensors}
     hub["rope_scaling"] = _scaling(held, hub.get("rope_scaling") or {})
+    if held.config.mla is not None:
+        _say_latent(held, held.config.mla, hub)
+    if held.config.index_topk is not None:
+        _say_indexer(held, hub)
+    if any(name.endswith(CODES) for name in names):
+        hub["quantization_config"] = PACKED
     hub["attention_bias"] = any(name.endswith("self_attn.q_proj.bias") for name in names)
     hub["mlp_bias"] = any(name.endswith("mlp.up_proj.bias") for name in names)
     if held.config.hidden_act is not None:
@@ -63,6 +87,29 @@ def hub_config(held: Held, tensors: Sequence[OutTensor]) -> dict[str, Any]:
     config = {"architectures": [ARCHITECTURES[family.name]], **hub}
     require_same_model(described(held.name, "safetensors", config, tensors), held.config)
     return config
+
+
+def _say_latent(held: Held, mla: MLA, hub: dict[str, Any]) -> None:
+    """Say latent attention as transformers does: a KV head for every query head, no field of our own."""
+    hub["num_key_value_heads"] = held.config.num_key_value_heads
+    for name in ("attn_temperature_scale", "attn_temperature_length"):
+        hub.pop(name, None)
+    if held.config.attn_temperature_scale:  # Mistral 4 has this with its rotary parameters, and those apart
+        hub["rope_parameters"] = {
+            **(hub.pop("rope_scaling") or {}),
+            "rope_theta": hub.pop("rope_theta"),
+            "partial_rotary_factor": mla.qk_rope_head_dim / (mla.qk_nope_head_dim + mla.qk_rope_head_dim),
+            "llama_4_scaling_beta": held.config.attn_temperature_scale,
+        }
+
+
+def _say_indexer(held: Held, hub: dict[str, Any]) -> None:
+    """Give the indexer's sizes and the layers that have one, as its tensors are."""
+    sizes = indexer_sizes(held)
+    hub |= {"index_n_heads": sizes.heads, "index_head_dim": sizes.head_dim}
+    if held.family is not None and held.family.name == "glm_moe_dsa":
+        layers = range(held.config.num_hidden_layers or 0)
+        hub["indexer_types"] = ["full" if layer in sizes.layers else "shared" for layer in layers]
 
 
 def _stated(held: Held, tensors: Sequence[OutTensor]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from wvindex.arch.naming import Placement, place
 from wvindex.converting.stores import StoredRows
 from wvindex.errors import UnsupportedError, WvindexError
 from wvindex.exporting.held import Held
+from wvindex.exporting.hub_stacks import stacked
 from wvindex.exporting.restore import Refused
 from wvindex.exporting.rows import OrderedRows, OrderedVector, Section, expert_rows, in_standard_order, joined
 from wvindex.exporting.tensors import OutTensor, contradiction, require_fitting
@@ -54,7 +55,9 @@ def _named(held: Held, family: Family, rows: StoredRows, storage: Encoding | Non
         yield OutTensor(key, shape, rows)
         return
     fused = next((name for name, parts in family.splits.items() if module in parts), None)
-    if module in EXPERT_MODULES:
+    if module in EXPERT_MODULES and family.stacked_experts:
+        yield from stacked(held, family, layer, module, kind, storage)
+    elif module in EXPERT_MODULES:
         for expert in range(shape[0]):
             name = f"mlp.experts.{expert}.{module.rpartition('.')[2]}.{kind}"
             part = expert_rows(rows, expert) if len(shape) > 2 else Section(rows, expert, expert + 1)

@@ -66,8 +66,10 @@ FAMILY = Family(
         (r"mlp\.experts\.(gate_up|down)_proj_bias\Z", r"mlp.experts.\1_proj.bias"),
         (r"mlp\.experts\.(gate_up|down)_proj_blocks\Z", r"mlp.experts.\1_proj"),
     ),
+    hub_names=((r"mlp\.gate\.", "mlp.router."),),
     splits={"mlp.experts.gate_up_proj": EXPERT_MODULES[:2]},
     interleaved=True,
+    stacked_experts=True,
     transposed_experts=True,
     mxfp4_experts=True,
 )

@@ -66,4 +66,5 @@ FAMILY = Family(
     config=_config,
     gguf_arch="mistral4",
     gguf_fields=_gguf_fields,
+    stacked_experts=True,
 )
