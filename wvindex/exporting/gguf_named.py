@@ -60,6 +60,13 @@ def gguf_tensors(held: Held, storage: Encoding | None) -> Iterator[OutTensor | R
             ),
         )
         return
+    if not family.gguf_arch:
+        reason = "llama.cpp has no architecture for this family, so GGUF has no names for its tensors"
+        yield Refused(
+            "general.architecture",
+            UnsupportedError(reason, file=held.name, field="model_type", found=held.config.model_type),
+        )
+        return
     for rows in held.arrays.values():
         if _MADE & set(rows.spec.transforms):
             continue
