@@ -95,7 +95,7 @@ def _q8_k(blocks: Bytes) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
 
 
 _PARTS = {"Q1_0": _q1_0, "Q2_0": _q2_0, "Q8_1": _q8_1, "Q8_K": _q8_k}
-"""A block's scale, (blocks, 1), and its levels, (blocks, values); they are multiplied in float32, as C does."""
+"""A block's scale, (blocks, 1), and its levels, (blocks, values). C multiplies them in float32."""
 
 
 def random_rows(name: str, n_rows: int, n_blocks: int, seed: int = 0) -> Bytes:
