@@ -140,9 +140,10 @@ class TargetValues:
         if self._ocdbt:
             spec["kvstore"] |= {"config": _OCDBT_CONFIG}
         spec["store_data_equal_to_fill_value"] = True  # a chunk that is missing is a fault
-        spec |= {"metadata": dict(metadata), "assume_metadata": True}
+        spec["metadata"] = dict(metadata)
+        mode = {"open": True, "assume_metadata": True, "read": True, "write": True}
         with _reporting(self._directory):
-            array = tensorstore().open(spec, open=True, read=True, write=True, context=self._shared).result()
+            array = tensorstore().open(spec, **mode, context=self._shared).result()
             futures, nbytes = [], 0
             for region in chunks:
                 values = read(region)

@@ -88,7 +88,7 @@ def is_orbax(directory: Path) -> bool:
 
 
 def steps(directory: Path) -> list[str]:
-    """Give the names of directories that are steps, with an item in each: whole numbers, as Orbax has them."""
+    """Give the names of directories that are steps, whole numbers, with an item in each."""
     return [
         name
         for name in list_names(directory)

@@ -126,7 +126,7 @@ def chunk_rows(spec: ArraySpec, target_bytes: int = TARGET_CHUNK_BYTES) -> int:
 
 
 def near_divisor(n_steps: int, ideal: int, multiple: int = 1) -> int:
-    """Give the divisor of `n_steps` nearest to `ideal`, within half and twice of it; `ideal` if there is none.
+    """Give the divisor of `n_steps` nearest to `ideal`, within half and twice of it; else `ideal`.
 
     Parameters
     ----------
