@@ -117,15 +117,19 @@ class TargetValues:
 
     def write(self, made: NewLeaf, metadata: Mapping[str, Any], on_bytes: Callable[[int], None]) -> None:
         """Write a new leaf, chunk by chunk."""
-        self.write_metadata(made.name, metadata)
+        self.write_metadata({made.name: metadata})
         found = regions(made.shape, written_shapes(metadata)[0])
         self.write_chunks(made.name, metadata, found, partial(_gathered, made), on_bytes)
 
-    def write_metadata(self, name: str, metadata: Mapping[str, Any]) -> None:
-        """Write an array's metadata."""
-        key = metadata_key(name, zarr3=self._zarr3)
+    def write_metadata(self, documents: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write the metadata of arrays, by their names, at once."""
         with _reporting(self._directory):
-            self._store.write(key.encode(), compact(metadata)).result()
+            _finish(
+                [
+                    self._store.write(metadata_key(name, zarr3=self._zarr3).encode(), compact(metadata))
+                    for name, metadata in documents.items()
+                ]
+            )
 
     def write_chunks(
         self,

@@ -66,8 +66,8 @@ def export(
         A store; or a bare checkpoint, seen as the store that ``build(..., mla="keep")`` would make of it.
     out : path
         A directory for ``safetensors``, and for ``maxtext``, whose tree is in ``0/items`` there; for ``gguf``
-        a file, or with `max_shard_size` a directory. It appears once it is whole. An interrupted export leaves
-        what it wrote in ``<out>.exporting/``, and the same call goes on from there.
+        a file, or with `max_shard_size` a directory. It appears once it is whole. An interrupted export
+        leaves what it wrote in ``<out>.exporting/``, and the same call goes on from there.
     format : {"safetensors", "gguf", "maxtext"}
     mla : {"keep", "absorb"}, optional
         Latent attention as its factors, or as dense arrays of absorbed attention, which no other program

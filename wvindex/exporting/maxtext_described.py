@@ -79,10 +79,10 @@ def settings_yaml(
     settings = _common(config, block) | {"scan_layers": scan_layers, "param_scan_axis": SCAN_AXIS}
     rotary = _rotary(stated, held.name)
     if block == "deepseek":
-        settings |= _deepseek(config, rotary) | {
-            "first_num_dense_layers": stated["first_k_dense_replace"],
-            "fused_mla_lora_proj": fused_mla_lora_proj,
-        }
+        settings |= {"first_num_dense_layers": stated["first_k_dense_replace"]}
+        settings |= _deepseek(config, rotary)
+        if fused_mla_lora_proj:  # older MaxTexts do not know the setting
+            settings["fused_mla_lora_proj"] = True
     else:
         settings |= _grouped_query(config, block, rotary, tensors)
     data = _dumped(settings)
@@ -124,6 +124,7 @@ def _common(config: ModelConfig, block: str) -> dict[str, Any]:
     activation = next((ours for ours, theirs in ACTIVATIONS.items() if theirs == config.hidden_act), None)
     layers = config.num_hidden_layers or 0
     return {
+        "base_config": "base.yml",  # MaxText's own, by its name: the rest stands over it
         "decoder_block": block,
         "base_emb_dim": config.hidden_size,
         "base_num_query_heads": config.num_attention_heads,
@@ -145,7 +146,7 @@ def _grouped_query(
     kind = _kind(rotary)
     settings: dict[str, Any] = {
         "head_dim": config.head_dim,
-        "rope_max_timescale": rotary.number("rope_theta", 10000.0),
+        "rope_max_timescale": _whole(rotary, "rope_theta", 10000),
         "rope_type": _LLAMA31 if kind == "llama3" else "default",
     }
     if kind == "linear":
@@ -186,7 +187,7 @@ def _deepseek(config: ModelConfig, rotary: Fields) -> dict[str, Any]:
         "v_head_dim": mla.v_head_dim,
         "mtp_num_layers": config.num_nextn_predict_layers,
         "max_position_embeddings": config.max_position_embeddings,
-        "rope_max_timescale": rotary.number("rope_theta", 10000.0),
+        "rope_max_timescale": _whole(rotary, "rope_theta", 10000),
         "rope_interleave": mla.interleaved_rope,
     }
     return settings | _yarn(rotary) | _routing(config)
@@ -197,10 +198,10 @@ def _yarn(rotary: Fields) -> dict[str, Any]:
         return {"rope_type": "default"}
     return {
         "rope_type": _kind(rotary),
-        "rope_factor": rotary.number("factor", 1.0),
+        "rope_factor": _whole(rotary, "factor", 1),
         "original_max_position_embeddings": rotary.integer("original_max_position_embeddings", 4096),
-        "beta_fast": rotary.number("beta_fast", 32.0),
-        "beta_slow": rotary.number("beta_slow", 1.0),
+        "beta_fast": _whole(rotary, "beta_fast", 32),
+        "beta_slow": _whole(rotary, "beta_slow", 1),
         "mscale": rotary.number("mscale_all_dim", 0.0),
         "rope_truncate": bool(rotary.raw.get("truncate", True)),
         "rope_attention_scaling": False,
@@ -230,8 +231,22 @@ def _rotary(stated: Mapping[str, Any], name: str) -> Fields:
     return rope_fields(Fields(stated, Path(name)), FULL)
 
 
+def _whole(rotary: Fields, name: str, default: int) -> int:
+    """Give a number that MaxText's settings have as an integer (``configs/types.py``)."""
+    value = rotary.number(name, default)
+    if value != int(value):
+        raise UnsupportedError(
+            "MaxText has integers alone for this",
+            file=rotary.file,
+            field=name,
+            expected="an integer",
+            found=value,
+        )
+    return int(value)
+
+
 def _kind(rotary: Fields) -> str:
-    return rotary.text("rope_type", rotary.text("type", "default"))
+    return rotary.text("rope_type")
 
 
 def _dumped(settings: Mapping[str, Any]) -> bytes:

@@ -39,6 +39,9 @@ _HANDLER: Final = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTr
 _DICT_KEY: Final = 2
 """Orbax's number for a key of a dictionary (``KeyType.DICT``)."""
 
+_NAMED: Final = 3
+"""Leaves that a note names; a tree without scanned layers has hundreds."""
+
 _ROUTER: Final = "mlp.gate.weight"
 
 
@@ -134,17 +137,16 @@ def _dense_layers(tensors: Sequence[OutTensor], n_layers: int) -> int:
 
 
 def _rounded(leaves: Sequence[LeafForm]) -> list[str]:
+    """Say which values do not come back as they were, or as another type."""
     found = [leaf for leaf in leaves if leaf.is_rounded]
     notes = []
     if found:
-        notes.append(
-            f"{len(found)} leaves are rounded, as MaxText's own conversion rounds them, for it keeps values "
-            f"times {', '.join(sorted({f'{leaf.change.multiply:.6g}' for leaf in found}))}: "
-            f"{', '.join(leaf.name for leaf in found[:3])}{', ...' if len(found) > 3 else ''}"
-        )
+        factors = ", ".join(sorted({f"{leaf.change.multiply:.6g}" for leaf in found}))
+        names = ", ".join(leaf.name for leaf in found[:_NAMED]) + (", ..." if len(found) > _NAMED else "")
+        notes.append(f"rounded, for MaxText keeps them times {factors}, as its own conversion does: {names}")
     norms = sum(bool(leaf.change.add) for leaf in leaves)
     if norms:
-        notes.append(f"{norms} leaves of norms are 1 + w, in float32")
+        notes.append(f"norms are 1 + w, in float32: {norms} leaves")
     return notes
 
 

@@ -68,8 +68,7 @@ def write_leaves(
     first = f"{_DATABASE}0"
     if not staged.is_kept(first):
         target = TargetValues(staged.begin_directory(first), ocdbt=True, zarr3=True, shared=shared)
-        for name, document in metadata.items():
-            target.write_metadata(name, document)
+        target.write_metadata(metadata)
         staged.keep(first)
     names = [first]
     for batch in _batches(leaves):
