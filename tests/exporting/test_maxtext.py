@@ -373,6 +373,15 @@ def test_the_command_line_exports(stores: Stores, tmp_path: Path) -> None:
     assert invoke(*arguments, "-q").exit_code == 3
 
 
+def test_without_tensorstore_it_says_what_to_install(stores: Stores, tmp_path: Path) -> None:
+    with (
+        mock.patch.dict("sys.modules", tensorstore=None),
+        pytest.raises(UsageError, match=r"wvindex\[maxtext\]"),
+    ):
+        wv.export(stores.safetensors("qwen2"), tmp_path / "out", format="maxtext")
+    assert names(tmp_path) == []
+
+
 def test_a_tree_of_several_items_is_still_named(tmp_path: Path) -> None:
     for item in ("items", "other"):
         write_orbax(tmp_path / "0" / item, {"params": {"params": params(model("qwen2"))}})

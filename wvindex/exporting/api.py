@@ -17,7 +17,7 @@ from wvindex.errors import UsageError, WvindexError
 from wvindex.exporting.absorbed import require_dense, require_factors
 from wvindex.exporting.compose import Options, compose
 from wvindex.exporting.held import Held, open_held
-from wvindex.exporting.maxtext_write import require_memory
+from wvindex.exporting.maxtext_write import require_means
 from wvindex.exporting.outline import Export, Outline
 from wvindex.exporting.targets import (
     Report,
@@ -121,7 +121,7 @@ def export(
     require_place(target, require)
     with _composed(store, target, asked) as (held, outline):
         _require_representable(outline)
-        require_memory(outline.leaves, budget)
+        require_means(outline.leaves, budget)
         write(
             outline,
             target,

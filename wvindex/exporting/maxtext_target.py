@@ -87,17 +87,19 @@ def compose_maxtext(
             expected="an even number",
             found=n_layers,
         )
-    forms = {"scan_layers": scan_layers, "fused_mla_lora_proj": fused_mla_lora_proj}
-    settings = settings_yaml(held, stated, tensors, **forms)
+    settings = settings_yaml(
+        held, stated, tensors, scan_layers=scan_layers, fused_mla_lora_proj=fused_mla_lora_proj
+    )
     interleaves = is_interleaved(stated, held.name)
     model = Model(held.config, Tree(block, n_layers, n_dense, scan_layers), interleaves, held.name)
     leaves = add_leaves(outline, fused(tensors, held.config) if fused_mla_lora_proj else tensors, model)
     outline.leaves += leaves
     outline.notes += [*notes_on(held.config), *_rounded(leaves)]
+    custom = {"scan_layers": scan_layers}
     documents = {
-        f"{ITEMS}/{METADATA}": spaced(tree_metadata(leaves, {"scan_layers": scan_layers})),
-        f"{ITEMS}/{_CHECKPOINT_METADATA}": spaced(checkpoint_metadata(_HANDLER, forms)),
-        f"{STEP}/{_CHECKPOINT_METADATA}": spaced(checkpoint_metadata({"items": _HANDLER}, forms)),
+        f"{ITEMS}/{METADATA}": spaced(tree_metadata(leaves, custom)),
+        f"{ITEMS}/{_CHECKPOINT_METADATA}": spaced(checkpoint_metadata(_HANDLER, custom)),
+        f"{STEP}/{_CHECKPOINT_METADATA}": spaced(checkpoint_metadata({"items": _HANDLER}, custom)),
         MAXTEXT_YML: settings,
         CONFIG_JSON: dumped(with_dtype(stated, tensors)),
         **(hub_tokenizer(held) if tokenizer else {}),
@@ -168,7 +170,7 @@ def tree_metadata(leaves: Sequence[LeafForm], custom: Mapping[str, Any]) -> dict
     }
 
 
-def checkpoint_metadata(handlers: object, forms: Mapping[str, bool]) -> dict[str, Any]:
+def checkpoint_metadata(handlers: object, custom: Mapping[str, Any]) -> dict[str, Any]:
     """Give ``_CHECKPOINT_METADATA``, in which MaxText looks up ``scan_layers``; it names no time."""
     return {
         "item_handlers": handlers,
@@ -176,5 +178,5 @@ def checkpoint_metadata(handlers: object, forms: Mapping[str, bool]) -> dict[str
         "performance_metrics": {},
         "init_timestamp_nsecs": None,
         "commit_timestamp_nsecs": None,
-        "custom_metadata": dict(forms),
+        "custom_metadata": dict(custom),
     }

@@ -18,7 +18,7 @@ from wvindex.exporting.chunks import HELD_BYTES
 from wvindex.exporting.maxtext_leaves import BUFFERS, ITEMS, LeafForm
 from wvindex.limits import PROCESS_BYTES
 from wvindex.sizes import format_size
-from wvindex.sources.orbax_arrays import RUNTIME_BYTES, context
+from wvindex.sources.orbax_arrays import RUNTIME_BYTES, context, tensorstore
 from wvindex.sources.orbax_metadata import OCDBT_MANIFEST
 from wvindex.store.durable import fsync_paths
 
@@ -40,14 +40,18 @@ class _Batch:
     nbytes: int
 
 
-def require_memory(leaves: Sequence[LeafForm], max_memory: int) -> None:
-    """Refuse where the largest chunk cannot be held with what it is made of.
+def require_means(leaves: Sequence[LeafForm], max_memory: int) -> None:
+    """Refuse where leaves cannot be written: the largest chunk is held, with what it is made of.
 
     Raises
     ------
     UsageError
+        If the memory does not suffice, or TensorStore is not installed.
     """
-    largest = max((leaf.chunk_nbytes for leaf in leaves), default=0)
+    if not leaves:
+        return
+    tensorstore()
+    largest = max(leaf.chunk_nbytes for leaf in leaves)
     held = RUNTIME_BYTES + HELD_BYTES + IN_FLIGHT + BUFFERS * largest
     least = PROCESS_BYTES + held * 4 // 3  # a quarter is for the files beside the tree
     if max_memory < least:

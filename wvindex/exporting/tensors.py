@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from wvindex.errors import CatalogError, UnsupportedError, WvindexError
-from wvindex.formats.encodings import BF16, F16, F32, Encoding
+from wvindex.formats.encodings import BF16, F16, F32, FLOAT_ENCODINGS, Encoding
 from wvindex.formats.ggml import can_decode
 from wvindex.sources.gguf_types import GGML_TYPES
 from wvindex.transform.assemble import storage_for
@@ -118,7 +118,9 @@ def cast_to(tensor: OutTensor, storage: Encoding | None) -> OutTensor:
 def refusal_in(tensor: OutTensor, form: str) -> WvindexError | None:
     """Give why a file of a format cannot hold a tensor; None where it can."""
     name = tensor.encoding.name
-    if form == "maxtext" and (name not in MAXTEXT_ENCODINGS or not tensor.shape):
+    if form == "maxtext" and name not in MAXTEXT_ENCODINGS:
+        if tensor.encoding.is_plain and name not in FLOAT_ENCODINGS:
+            return UnsupportedError("MaxText's parameters are no integers", tensor=tensor.name, found=name)
         return packed_refusal(tensor.name, tensor.encoding, "MaxText has no such type")
     if form == "gguf" and name not in GGML_NUMBERS:
         return UnsupportedError(
