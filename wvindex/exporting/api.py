@@ -104,7 +104,7 @@ def export(
     StoreError, SourceError
         If the store cannot be read, or the result not be written.
     UsageError
-        If an option has no such value, or `out` stands in the store.
+        If an option has no such value, `out` stands in the store, or what ``maxtext`` needs is not installed.
     """
     asked = _asked(
         format=format,

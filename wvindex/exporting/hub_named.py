@@ -79,10 +79,13 @@ def standard_tensors(held: Held, storage: Encoding | None) -> Iterator[OutTensor
         key, shape = rows.spec.key, rows.spec.shape
         layer, role = split_layer(key)
         module = role.rpartition(".")[0]
-        if _MADE & set(rows.spec.transforms) or module == _V_B:
+        is_factor = layer is not None and all(
+            layer_key(layer, f"{name}.weight") in held.arrays for name in (_K_B, _V_B)
+        )
+        if _MADE & set(rows.spec.transforms) or (is_factor and module == _V_B):
             continue
         try:
-            if layer is not None and module == _K_B:
+            if is_factor and module == _K_B and layer is not None:
                 yield _joined_factors(held, layer, storage)
             else:
                 yield OutTensor(key, shape, _in_order(held, rows))
