@@ -77,7 +77,7 @@ def assert_same(one: Path, other: Path) -> None:
         assert a.config == b.config
 
 
-FORMS: list[tuple[str, dict[str, bool]]] = [
+FORMS: list[tuple[str, dict[str, Any]]] = [
     ("deepseek_v3", {}),
     ("deepseek_v3", {"scan_layers": False}),
     ("deepseek_v3", {"fused_mla_lora_proj": True}),
@@ -105,7 +105,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, 
     return found
 
 
-def _id(name: str, options: dict[str, bool]) -> str:
+def _id(name: str, options: dict[str, Any]) -> str:
     return "-".join([name, *options])
 
 

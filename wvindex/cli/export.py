@@ -41,10 +41,7 @@ FORMS = ("keep", "absorb")
 @click.option("--no-tokenizer", is_flag=True, help="Leave the tokenizer out.")
 @click.option("--max-shard-size", metavar="SIZE", help="Bytes of tensors in a file, such as 5GB.")
 @click.option(
-    "--scan-layers/--no-scan-layers",
-    default=True,
-    show_default=True,
-    help="For maxtext: layers stacked along an axis, or a leaf each.",
+    "--no-scan-layers", is_flag=True, help="For maxtext: a leaf for each layer; otherwise they are stacked."
 )
 @click.option(
     "--fused-mla-lora-proj",
@@ -72,7 +69,7 @@ def command(
     dtype: str,
     no_tokenizer: bool,
     max_shard_size: str | None,
-    scan_layers: bool,
+    no_scan_layers: bool,
     fused_mla_lora_proj: bool,
     max_memory: str,
     overwrite: bool,
@@ -97,7 +94,7 @@ def command(
         "dtype": dtype,
         "tokenizer": not no_tokenizer,
         "max_shard_size": max_shard_size,
-        "scan_layers": scan_layers,
+        "scan_layers": not no_scan_layers,
         "fused_mla_lora_proj": fused_mla_lora_proj,
     }
     started = time.monotonic()
