@@ -248,6 +248,17 @@ def test_what_maxtext_cannot_say_is_refused_by_name(
     assert wv.plan_export(source, tmp_path / "out", format="maxtext", **options).refusals
 
 
+def test_a_part_of_a_model_is_refused_by_what_it_lacks(tmp_path: Path) -> None:
+    whole = model("qwen2")
+    kept = {key: one for key, one in whole.tensors.items() if key != "model.layers.2.mlp.up_proj.weight"}
+    source = write_safetensors(replace(whole, tensors=kept), tmp_path / "hf")
+    for scan in (True, False):
+        planned = wv.plan_export(source, tmp_path / "out", format="maxtext", scan_layers=scan)
+        tensor, error = planned.refusals[0]
+        assert tensor == "model.layers.2.mlp.up_proj.weight"
+        assert "wants the whole model" in str(error)
+
+
 def test_products_are_no_factors(stores: Stores, tmp_path: Path) -> None:
     absorbed = stores.build(stores.safetensors("deepseek_v3"))
     with pytest.raises(UnsupportedError, match="does not say which factors it is of"):

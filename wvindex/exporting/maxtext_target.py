@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from wvindex.arch.keys import split_layer
 from wvindex.converting.orbax_documents import spaced
 from wvindex.converting.staged import Constant
-from wvindex.errors import UnsupportedError
+from wvindex.errors import MetadataError, UnsupportedError
 from wvindex.exporting.described import described, require_same_model
 from wvindex.exporting.held import Held
 from wvindex.exporting.hub_described import hub_config
@@ -31,6 +32,8 @@ from wvindex.exporting.outline import Outline
 from wvindex.exporting.tensors import OutTensor
 from wvindex.exporting.vocabularies import hub_tokenizer
 from wvindex.sources.kept import CONFIG
+from wvindex.sources.maxtext_config import MaxTextConfig
+from wvindex.sources.maxtext_forms import require_whole
 from wvindex.sources.orbax_metadata import METADATA
 from wvindex.sources.safetensors import CONFIG_JSON
 
@@ -92,6 +95,7 @@ def compose_maxtext(
     )
     interleaves = is_interleaved(stated, held.name)
     model = Model(held.config, Tree(block, n_layers, n_dense, scan_layers), interleaves, held.name)
+    _refuse_partial(outline, stated, tensors, held.name)
     leaves = add_leaves(outline, fused(tensors, held.config) if fused_mla_lora_proj else tensors, model)
     outline.leaves += leaves
     outline.notes += [*notes_on(held.config), *_rounded(leaves)]
@@ -129,6 +133,23 @@ def _stated(held: Held, tensors: Sequence[OutTensor]) -> dict[str, Any]:
             "num_nextn_predict_layers": config.num_nextn_predict_layers,
         }
     return stated | {name: value for name, value in explicit.items() if stated.get(name) is None}
+
+
+def _refuse_partial(
+    outline: Outline, stated: Mapping[str, Any], tensors: Sequence[OutTensor], name: str
+) -> None:
+    """Refuse a part of a model: what MaxText does not find, it has no value for."""
+    try:
+        require_whole(MaxTextConfig(stated), {tensor.name for tensor in tensors}, Path(name))
+    except MetadataError as error:
+        found = UnsupportedError(
+            "MaxText wants the whole model, and a tensor is missing",
+            file=name,
+            tensor=error.tensor,
+            expected=error.tensor or error.expected,
+            found="nothing",
+        )
+        outline.refusals.append((error.tensor or name, found))
 
 
 def _dense_layers(tensors: Sequence[OutTensor], n_layers: int) -> int:
