@@ -122,16 +122,28 @@ def chunk_rows(spec: ArraySpec, target_bytes: int = TARGET_CHUNK_BYTES) -> int:
     inner_rows = math.prod(spec.shape[axis + 1 : -1])
     scale_rows = spec.encoding.scale_block[0] if spec.encoding.scale_block else 1
     ideal = target_bytes // max(inner_rows * spec.row_bytes, 1)
-    ideal = max(ideal // scale_rows, 1) * scale_rows
-    if steps <= ideal:
-        return steps * inner_rows
-    half = -(-ideal // (2 * scale_rows)) * scale_rows
+    return near_divisor(steps, max(ideal // scale_rows, 1) * scale_rows, scale_rows) * inner_rows
+
+
+def near_divisor(n_steps: int, ideal: int, multiple: int = 1) -> int:
+    """Give the divisor of `n_steps` nearest to `ideal`, within half and twice of it; else `ideal`.
+
+    Parameters
+    ----------
+    n_steps, ideal : int
+        Positive; all steps where they are no more than `ideal`.
+    multiple : int
+        Of which the divisor is, unless it is all steps; `ideal` is one.
+    """
+    if n_steps <= ideal:
+        return n_steps
+    half = -(-ideal // (2 * multiple)) * multiple
     divisors = [
         n
-        for n in (*range(half, min(2 * ideal, steps - 1) + 1, scale_rows), steps)
-        if n <= 2 * ideal and steps % n == 0
+        for n in (*range(half, min(2 * ideal, n_steps - 1) + 1, multiple), n_steps)
+        if n <= 2 * ideal and n_steps % n == 0
     ]
-    return min(divisors, key=lambda n: max(n / ideal, ideal / n), default=ideal) * inner_rows
+    return min(divisors, key=lambda n: max(n / ideal, ideal / n), default=ideal)
 
 
 @dataclass(frozen=True)
