@@ -7,18 +7,19 @@ not be as it should be, it is that one that looks closer and says what.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
 from itertools import chain, repeat
 from operator import itemgetter, sub
 from pathlib import Path
 from typing import Any, Final
 
-from wvindex.formats.encodings import ENCODINGS
+from wvindex.formats.encodings import ENCODINGS, Encoding
 from wvindex.limits import MAX_DIMS, MAX_ELEMENTS, MAX_NAME_BYTES
 from wvindex.sources.base import TensorInfo
 
-Shape = tuple[int, ...]
+Form = tuple[tuple[int, ...], Encoding | None, int | None]
+"""Shape, encoding, bytes."""
 
 ENTRY_FIELDS: Final = frozenset({"dtype", "shape", "data_offsets"})
 
@@ -49,59 +50,50 @@ def sound_tensors(entries: Mapping[str, object], file: Path, data_start: int) ->
     columns = _columns(entries.values())
     if columns is None:
         return None
-    dtypes, shapes, spans = columns
-    forms = list(zip(dtypes, map(tuple, shapes), strict=True))
-    nbytes_of = {form: _nbytes(*form) for form in set(forms)}
-    nbytes = list(map(nbytes_of.__getitem__, forms))
-    begins = list(map(itemgetter(0), spans))
-    if list(map(sub, map(itemgetter(1), spans), begins)) != nbytes:
+    forms, begins, ends = columns
+    nbytes = [form[2] for form in forms]
+    if list(map(sub, ends, begins)) != nbytes:
         return None
-    encodings = map(DTYPES.__getitem__, dtypes)
-    offsets = map(data_start.__add__, begins)
-    nothing = repeat(None)  # neither rendered nor aside
-    values = zip(
-        entries, map(itemgetter(1), forms), encodings, repeat(file), offsets, nbytes, nothing, nothing
-    )
+    shapes, encodings = map(itemgetter(0), forms), map(itemgetter(1), forms)
+    offsets, nothing = map(data_start.__add__, begins), repeat(None)  # neither rendered nor aside
+    values = zip(entries, shapes, encodings, repeat(file), offsets, nbytes, nothing, nothing, strict=False)
     return list(map(_tensor, values))
 
 
-def _columns(
-    entries: Iterable[Any],
-) -> tuple[Sequence[str], Sequence[list[int]], Sequence[list[int]]] | None:
-    """Give dtypes, shapes and offsets; None where a field is missing, more, or not of its kind."""
-    if not _are_of(entries, {dict}) or set(map(len, entries)) - {len(ENTRY_FIELDS)}:
+def _columns(entries: Iterable[Any]) -> tuple[list[Form], list[int], list[int]] | None:
+    """Give what the entries say; None where a field is missing, more, or not of its kind."""
+    if not _are_of(entries, dict) or set(map(len, entries)) - {len(ENTRY_FIELDS)}:
         return None
     try:
         rows = list(map(_fields_of, entries))
     except KeyError:
         return None
     dtypes, shapes, spans = ([row[column] for row in rows] for column in range(3))
-    if not _are_of(dtypes, {str}) or not DTYPES.keys() >= set(dtypes):
+    if not (_are_of(dtypes, str) and _are_of(shapes, list) and _are_of(spans, list)):
         return None
-    if not _are_sizes(shapes) or not _are_sizes(spans) or set(map(len, spans)) - {2}:
+    if not _are_of(chain.from_iterable(shapes), int) or set(map(len, spans)) - {2}:
         return None
-    return dtypes, shapes, spans
+    begins, ends = [span[0] for span in spans], [span[1] for span in spans]
+    if not (_are_of(begins, int) and _are_of(ends, int)) or min(begins, default=0) < 0:
+        return None
+    return list(map(_form, dtypes, map(tuple, shapes))), begins, ends
 
 
-def _are_of(values: Iterable[object], kinds: set[type]) -> bool:
-    """Whether each value is of one of some types: not of a subclass, as JSON's ``true`` is of int."""
-    return set(map(type, values)) <= kinds
-
-
-def _are_sizes(lists: Sequence[list[int]]) -> bool:
-    """Whether each is a list of integers that are not negative."""
-    if not _are_of(lists, {list}) or not _are_of(chain.from_iterable(lists), {int}):
-        return False
-    return min(chain.from_iterable(lists), default=0) >= 0
-
-
-def _nbytes(dtype: str, shape: Shape) -> int | None:
-    count = n_elements(shape)
-    return None if count is None else count * DTYPES[dtype].type_size
+def _are_of(values: Iterable[object], kind: type) -> bool:
+    """Whether each value is of a type, and not of one below it, as JSON's ``true`` is of int."""
+    return set(map(type, values)) <= {kind}
 
 
 @lru_cache(maxsize=256)
-def n_elements(shape: Shape) -> int | None:
+def _form(dtype: str, shape: tuple[int, ...]) -> Form:
+    """Give what all tensors of a dtype and a shape share; no number of bytes where one of them cannot be."""
+    encoding = DTYPES.get(dtype)
+    count = n_elements(shape) if min(shape, default=0) >= 0 else None
+    return shape, encoding, None if count is None or encoding is None else count * encoding.type_size
+
+
+@lru_cache(maxsize=256)
+def n_elements(shape: tuple[int, ...]) -> int | None:
     """Give how many elements a shape has; None where it has too many, or too many dimensions."""
     if len(shape) > MAX_DIMS:
         return None
