@@ -97,8 +97,9 @@ def place(info: TensorInfo, family: Family | None, config: ModelConfig, source_f
     layer, found = _hub_role(info.hub_name, len(info.shape) == 3, family)
     if found is None or (found.is_fused_latent and config.mla is None):
         return _UNMAPPED
-    if layer is not None and found.expert is not None:
-        return Place((Placement(layer_key(layer, found.role), found.expert),))
+    role, expert, _, _ = found
+    if layer is not None and expert is not None:
+        return Place((Placement(layer_key(layer, role), expert),))
     return Place(tuple(_parts(info, layer, found, family, config)))
 
 
