@@ -90,9 +90,11 @@ def _telling(tensors: Iterable[TensorInfo]) -> Iterator[TensorInfo]:
     for info in tensors:
         name = info.hub_name
         module, separator, _ = name.rpartition(".mlp.experts.")
-        if not separator or module not in seen or name.endswith(_ENDS):
+        if separator and module in seen and not name.endswith(_ENDS):
+            continue
+        if separator:
             seen.add(module)
-            yield info
+        yield info
 
 
 def _by_layer(pattern: re.Pattern[str], tensors: Iterable[TensorInfo]) -> dict[int, TensorInfo]:
