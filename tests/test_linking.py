@@ -35,16 +35,16 @@ IN_PLACE = frozenset({"split", "stack", "join_latent"})
 
 def require_links(store: Path) -> set[str]:
     """Check that exactly the arrays are linked whose bytes the source has, and that it has them."""
-    linked = linked_keys(store)
+    linked = linked_bytes(store)
     with wvindex.open(store) as db:
         for key, tensor in db.items():
             in_place = tensor.exactness in {"bit", "reordered"} and IN_PLACE.issuperset(tensor.transforms)
             assert (key in linked) == in_place, (key, tensor.exactness, tensor.transforms)
             if in_place:
-                rows, scales = linked_bytes(store, key)
+                rows, scales = linked[key]
                 assert rows == tensor.raw().tobytes(), key
                 assert tensor.scale_block is None or scales == tensor.scales().tobytes(), key
-    return linked
+    return set(linked)
 
 
 def require_same(linked: Path, copied: Path) -> set[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import doctest
-import os
+import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ import pytest
 
 import wvindex
 from tests.support.cli import EXAMPLE, REPOSITORY, environment
+from tests.support.warm import Warm
 from wvindex.cli.main import COMMANDS, cli
 
 PAGE = (REPOSITORY / "docs" / "cli.md").read_text(encoding="utf-8")
@@ -64,8 +66,14 @@ def test_options_of_all_commands_are_documented(word: str) -> None:
     assert re.search(rf"{word}`", PAGE.partition("\n## ")[0])
 
 
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    with Warm(tmp_path_factory.mktemp("warm")) as started:
+        yield started
+
+
 @pytest.mark.parametrize("name", ["cli.md", "inspect.md", "sql.md", "convert.md"])
-def test_the_examples_print_what_they_say(name: str, tmp_path: Path) -> None:
+def test_the_examples_print_what_they_say(name: str, warm: Warm, tmp_path: Path) -> None:
     page = (REPOSITORY / "docs" / name).read_text(encoding="utf-8")
     (tmp_path / "examples").symlink_to(REPOSITORY / "examples", target_is_directory=True)
     checker = doctest.OutputChecker()
@@ -75,12 +83,11 @@ def test_the_examples_print_what_they_say(name: str, tmp_path: Path) -> None:
         for line, said in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE)
     ]
     assert len(examples) >= 6
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for line, said in examples:
         done = subprocess.run(
             ["sh", "-c", line],
             cwd=tmp_path,
-            env=environment(PATH=path),
+            env=warm.environment,
             capture_output=True,
             text=True,
             check=False,
@@ -89,12 +96,25 @@ def test_the_examples_print_what_they_say(name: str, tmp_path: Path) -> None:
         assert checker.check_output(said, done.stdout, doctest.ELLIPSIS), f"{line}\n{done.stdout}"
 
 
+_EACH_ALONE = """
+import json, sys
+for block in json.load(sys.stdin):
+    exec(compile(block, "<page>", "exec"), {"__name__": "__main__"})
+"""
+
+
 @pytest.mark.parametrize("name", ["inspect.md", "sql.md"])
 def test_the_python_of_the_pages_runs(name: str, tmp_path: Path) -> None:
     page = (REPOSITORY / "docs" / name).read_text(encoding="utf-8")
     (tmp_path / "examples").symlink_to(REPOSITORY / "examples", target_is_directory=True)
     (tmp_path / "kjv.zarr").symlink_to(wvindex.build(EXAMPLE, tmp_path / "built.zarr"))
-    for block in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
-        subprocess.run(
-            [sys.executable, "-W", "error", "-c", block], cwd=tmp_path, env=environment(), check=True
-        )
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert blocks
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", _EACH_ALONE],
+        input=json.dumps(blocks),
+        text=True,
+        cwd=tmp_path,
+        env=environment(),
+        check=True,
+    )

@@ -46,20 +46,21 @@ def linked_keys(store: Path) -> set[str]:
     return {key for key, entry in open_catalog(store).arrays.items() if entry.link is not None}
 
 
-def linked_bytes(store: Path, key: str) -> tuple[bytes, bytes]:
-    """Read a linked array's rows and scales as its catalog says, with nothing but Python's own files."""
+def linked_bytes(store: Path) -> dict[str, tuple[bytes, bytes]]:
+    """Read linked arrays' rows and scales as their catalog says, with nothing but Python's own files."""
     catalog = open_catalog(store)
-    link = catalog.arrays[key].link
-    assert link is not None
-    found = []
-    for ranges in (link.rows, link.scales):
-        data = b""
-        for part in ranges:
-            with (store / catalog.links[part.file]).open("rb") as file:
-                file.seek(part.offset)
-                data += file.read(part.nbytes)
-        found.append(data)
-    return found[0], found[1]
+    links = {key: entry.link for key, entry in catalog.arrays.items() if entry.link is not None}
+
+    def joined(ranges: Iterable[ByteRange]) -> bytes:
+        return b"".join(_part(store / catalog.links[part.file], part) for part in ranges)
+
+    return {key: (joined(link.rows), joined(link.scales)) for key, link in links.items()}
+
+
+def _part(path: Path, part: ByteRange) -> bytes:
+    with path.open("rb") as file:
+        file.seek(part.offset)
+        return file.read(part.nbytes)
 
 
 def write_linked_store(
