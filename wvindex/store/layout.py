@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from wvindex.arch.keys import LAYER_KEY
+from wvindex.arch.keys import split_layer
 from wvindex.errors import LimitExceeded, UnsafePath
 from wvindex.formats.arrays import ArraySpec
 from wvindex.limits import MAX_ESCAPED_NAME
@@ -45,8 +45,8 @@ def array_path(key: str) -> str:
     LimitExceeded
         If a name is longer than file systems allow.
     """
-    match = LAYER_KEY.fullmatch(key)
-    names = (match[1], _escape(match[2])) if match else (_escape(key),)
+    layer, role = split_layer(key)
+    names = (_escape(key),) if layer is None else (str(layer), _escape(role))
     longest = max(len(name) for name in names)
     if longest > MAX_ESCAPED_NAME:
         raise LimitExceeded(
@@ -55,7 +55,7 @@ def array_path(key: str) -> str:
             expected=f"at most {MAX_ESCAPED_NAME} bytes when escaped",
             found=longest,
         )
-    return "/".join(("layers", *names)) if match else names[0]
+    return names[0] if layer is None else "/".join(("layers", *names))
 
 
 def array_key(path: str) -> str:
