@@ -65,7 +65,7 @@ def reference_decode(raw: Bytes, name: str) -> Floats:
         blocks = np.ascontiguousarray(raw).reshape(-1, ENCODINGS[name].type_size)
         scale, levels = _PARTS[name](blocks)
         with np.errstate(all="ignore"):
-            values = scale.astype(np.float32) * levels.astype(np.float32)
+            values: Floats = scale.astype(np.float32) * levels.astype(np.float32)
         return values.reshape(raw.shape[0], -1)
     kind = gguf.GGMLQuantizationType[name]
     with np.errstate(all="ignore"):
