@@ -65,7 +65,7 @@ def reference_decode(raw: Bytes, name: str) -> Floats:
         blocks = np.ascontiguousarray(raw).reshape(-1, ENCODINGS[name].type_size)
         scale, levels = _PARTS[name](blocks)
         with np.errstate(all="ignore"):
-            values = scale.astype(np.float32) * levels.astype(np.float32)
+            values: Floats = scale.astype(np.float32) * levels.astype(np.float32)
         return values.reshape(raw.shape[0], -1)
     kind = gguf.GGMLQuantizationType[name]
     with np.errstate(all="ignore"):
@@ -95,7 +95,7 @@ def _q8_k(blocks: Bytes) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
 
 
 _PARTS = {"Q1_0": _q1_0, "Q2_0": _q2_0, "Q8_1": _q8_1, "Q8_K": _q8_k}
-"""A block's scale, (blocks, 1), and its levels, (blocks, values); they are multiplied in float32, as C does."""
+"""A block's scale, (blocks, 1), and its levels, (blocks, values). C multiplies them in float32."""
 
 
 def random_rows(name: str, n_rows: int, n_blocks: int, seed: int = 0) -> Bytes:

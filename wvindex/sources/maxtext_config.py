@@ -27,7 +27,7 @@ _SIZES: Final = (
     "base_mlp_dim",
     "base_num_decoder_layers",
 )
-_MODEL_TYPES: Final = {
+MODEL_TYPES: Final = {
     "llama2": "llama",
     "mistral": "mistral",
     "mixtral": "mixtral",
@@ -69,7 +69,11 @@ def read_config(path: Path) -> MaxTextConfig:
     MetadataError, UnsupportedModel
         If a field is missing or wrong, or the model is one that wvindex does not map.
     """
-    data = read_whole(path, real_path(path), MAX_JSON_BYTES)
+    return parsed_config(read_whole(path, real_path(path), MAX_JSON_BYTES), path)
+
+
+def parsed_config(data: bytes, path: Path) -> MaxTextConfig:
+    """Read a configuration that is in memory; `path` is its name. Raises as `read_config`."""
     if path.suffix == ".json":
         document = parse_object(data, file=path, constants=True)
     else:
@@ -88,16 +92,16 @@ def read_config(path: Path) -> MaxTextConfig:
 
 def _converted(s: Settings) -> MaxTextConfig:
     block = s.text("decoder_block")
-    if block not in _MODEL_TYPES or s.flag("use_indexer"):
+    if block not in MODEL_TYPES or s.flag("use_indexer"):
         raise UnsupportedModel(
             "a MaxText model that wvindex does not map",
             file=s.file,
             field="decoder_block",
-            expected=f"{', '.join(_MODEL_TYPES)}, without an indexer",
+            expected=f"{', '.join(MODEL_TYPES)}, without an indexer",
             found=block,
         )
     require_neutral(s, block)
-    hub = _common(s, _MODEL_TYPES[block])
+    hub = _common(s, MODEL_TYPES[block])
     hub |= _deepseek(s) if block == "deepseek" else _grouped_query(s, block)
     return MaxTextConfig(hub, s.integer("param_scan_axis"))
 

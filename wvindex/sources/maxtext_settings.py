@@ -55,7 +55,7 @@ BASE: Final[Mapping[str, Any]] = {
 }
 """``base.yml``, as far as it is mapped; sizes have no default here, and what must be neutral is elsewhere."""
 
-_ACTIVATIONS: Final = {"silu": "silu", "gelu": "gelu_pytorch_tanh"}
+ACTIVATIONS: Final = {"silu": "silu", "gelu": "gelu_pytorch_tanh"}
 """Of ``mlp_activations``; JAX's gelu is the approximation by tanh."""
 
 
@@ -113,9 +113,9 @@ class Settings:
         """Give Hugging Face's name of the gate's activation."""
         value = self.raw["mlp_activations"]
         gate = value[0] if isinstance(value, list) and len(value) == 2 and value[1] == "linear" else None
-        if gate not in _ACTIVATIONS:
-            raise self.error("mlp_activations", f"[{' or '.join(_ACTIVATIONS)}, linear]", value)
-        return _ACTIVATIONS[gate]
+        if gate not in ACTIVATIONS:
+            raise self.error("mlp_activations", f"[{' or '.join(ACTIVATIONS)}, linear]", value)
+        return ACTIVATIONS[gate]
 
     def error(self, name: str, expected: str, found: object) -> MetadataError:
         """Give the error that a setting is not usable."""
