@@ -78,7 +78,7 @@ def test_no_value_becomes_infinite_in_a_narrower_type(tmp_path: Path) -> None:
     key = "model.layers.1.mlp.up_proj.weight"
     values = found.tensors[key].astype(np.float32)
     values[5, 3:6] = 70000.0, np.inf, 1e-9
-    source = write_safetensors(replace(found, tensors=found.tensors | {key: values}), tmp_path / "source")
+    source = write_safetensors(replace(found, tensors={**found.tensors, key: values}), tmp_path / "source")
     planned = wvindex.plan_export(source, tmp_path / "out", format="safetensors", dtype="float16")
     assert any("smaller values become 0" in note for note in planned.notes)
     with pytest.raises(UnsupportedError, match="too large for F16") as error:
@@ -87,7 +87,7 @@ def test_no_value_becomes_infinite_in_a_narrower_type(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
     values[5, 3] = 65000.0
     (tmp_path / "source").rename(tmp_path / "first")
-    source = write_safetensors(replace(found, tensors=found.tensors | {key: values}), tmp_path / "source")
+    source = write_safetensors(replace(found, tensors={**found.tensors, key: values}), tmp_path / "source")
     with wvindex.open(wvindex.export(source, tmp_path / "out", format="safetensors", dtype="float16")) as db:
         assert db[key][5, 3:6].tolist() == [64992.0, np.inf, 0.0]
 

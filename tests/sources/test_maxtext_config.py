@@ -116,6 +116,7 @@ def test_plain_decoders_settings_mean_the_hubs_configuration(
     head_dim = stated.get("head_dim") or stated["hidden_size"] // stated["num_attention_heads"]
     document = settings(name) | own | {"head_dim": head_dim, "base_moe_mlp_dim": stated["intermediate_size"]}
     ours, theirs = model_config(read(tmp_path, document)), model_config(stated)
+    assert read(tmp_path, document).get("sliding_window", "absent") is None  # absent, Mistral has a window
     for field in ("family", "attention_scale", "rope", "moe", "layer_types", "head_dim", "rms_norm_eps"):
         assert getattr(ours, field) == getattr(theirs, field), field
 

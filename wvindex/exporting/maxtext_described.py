@@ -195,7 +195,7 @@ def _deepseek(config: ModelConfig, rotary: Fields) -> dict[str, Any]:
 
 
 def _yarn(rotary: Fields, length: int | None) -> dict[str, Any]:
-    """Give YaRN's settings. By any other rope_type MaxText rotates halves: unscaled is YaRN by a factor of 1."""
+    """Give YaRN's settings; unscaled is a factor of 1, for by any other rope_type MaxText rotates halves."""
     if _kind(rotary) == "default":
         return {"rope_type": "yarn", "rope_factor": 1, "original_max_position_embeddings": length}
     return {

@@ -134,7 +134,8 @@ def _common(s: Settings, model_type: str) -> dict[str, Any]:
 
 
 def _grouped_query(s: Settings, block: str) -> dict[str, Any]:
-    fields: dict[str, Any] = {"head_dim": s.integer("head_dim")}
+    # No window, said: where the field is absent, transformers' Mistral has one of 4096.
+    fields: dict[str, Any] = {"head_dim": s.integer("head_dim"), "sliding_window": None}
     if block == "llama2" and not s.stated & {"model_name", "rope_type"}:
         raise s.error("model_name", "a model_name, or a rope_type: Llama 3.1's heads are interleaved", None)
     is_llama31 = any(s.text(name).startswith("llama3.1") for name in ("model_name", "rope_type"))
