@@ -168,9 +168,7 @@ def _renamed(role: str, family: Family) -> tuple[str, int]:
 
 
 def is_part_of_a_weight(info: TensorInfo, family: Family, source_format: str) -> bool:
-    """Whether an unmapped tensor changes what a mapped one does, as far as its name tells.
-
-    It does where it is named after a module whose weight is mapped.
+    """Whether an unmapped tensor is named after a module whose weight is mapped, or is a leaf of MaxText's.
 
     Such are the scales, codes and adapters of quantizations and fine-tunings that are not known here:
     ``q_proj.weight_scale``, ``q_proj.SCB``, ``q_proj.lora_A.weight``, ``blk.0.attn_q.scale``. A weight that
