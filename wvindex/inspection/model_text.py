@@ -12,7 +12,7 @@ from wvindex.inspection.facts import model_facts
 from wvindex.inspection.model_page import ModelPage
 from wvindex.inspection.tensor_text import anomalies, by_module
 from wvindex.inspection.text_parts import Row, facts, few, listed, number, section, short, shown, table
-from wvindex.sizes import format_size
+from wvindex.sizes import bits_per_weight, format_size
 
 Facts = Iterator[tuple[str, str]]
 
@@ -105,7 +105,7 @@ def _sizes(page: ModelPage, name: str, what: str) -> RenderableType:
             str(row["tensors"]),
             f"{row['parameters']:,}",
             format_size(row["nbytes"]),
-            few(8 * row["nbytes"] / row["parameters"]) if row["parameters"] else "",
+            few(bits_per_weight(row["nbytes"], row["parameters"])) if row["parameters"] else "",
         )
         for row in rows
     ]
