@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 import wvindex
 from tests.support import configs, fp8
 from tests.support.checkpoints import SCALE_SUFFIX, checkpoint
-from tests.support.fused import fused_tensors
+from tests.support.fused import fused_checkpoint, fused_tensors
 from tests.support.memory_source import plain_name
 from tests.support.random_weights import Array
 from tests.support.safetensors_writer import write_safetensors, write_weights
@@ -207,6 +207,21 @@ def test_wvindex_reads_the_result_as_it_read_the_source(tmp_path: Path) -> None:
         assert list(found) == list(expected)
         for key in expected:
             np.testing.assert_array_equal(found[key].read(), expected[key].read())
+
+
+@pytest.mark.parametrize("ranks", [{"q_lora_rank": 2}, {"kv_lora_rank": 2}], ids=str)
+def test_ranks_that_are_not_the_norms_widths_are_refused(ranks: dict[str, int], tmp_path: Path) -> None:
+    """Of the same sum as the right ones, they would cut elsewhere, and no shape would tell."""
+    source = write_safetensors(fused_checkpoint(checkpoint("deepseek_v3")), tmp_path / "a")
+    config = loaded(source / "config.json")
+    changes = ranks | {"qk_rope_head_dim": -2}
+    config |= {name: config[name] + more for name, more in changes.items()}
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(MetadataError, match=r"fused_qkv_a_proj_with_mqa\.weight and .*a_layernorm\.weight"):
+        unfuse(source, tmp_path / "b")
+    with pytest.raises(MetadataError, match=r"fused_qkv_a_proj_with_mqa\.weight and .*a_layernorm\.weight"):
+        wvindex.build(source, tmp_path / "c.zarr", mla="keep")
+    assert names(tmp_path) == ["a"]
 
 
 # What stands beside the tensors

@@ -16,7 +16,7 @@ import pytest
 import wvindex as wv
 from tests.support.checkpoints import checkpoint
 from tests.support.cli import REPOSITORY, document, environment, invoke, succeed
-from tests.support.maxtext_writer import Tree, flat, params, put, write_orbax
+from tests.support.maxtext_writer import Tree, flat, params, put, train_state, write_orbax
 from tests.support.orbax_process import FORMS, digest, state
 from tests.support.trees import contents
 from wvindex.converting import orbax
@@ -333,3 +333,33 @@ def test_memory_for_the_largest_chunk_is_asked_for_first(tmp_path: Path) -> None
 def test_only_maxtext_has_an_optimizer(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such value"):
         wv.convert(write(tmp_path, model()), tmp_path / "f", fuse_mla_lora=True, optimizer="keep")
+
+
+def test_a_moment_that_is_not_shaped_like_its_parameter_is_refused_by_name(tmp_path: Path) -> None:
+    """Adafactor keeps a row and a column of a second moment; an axis that is gone is no columns' axis."""
+    tree = train_state(model()["params"]["params"])
+    factored = flat(tree["opt_state"]["0"]["nu"]["params"])
+    for path, value in factored.items():
+        if path[-2] in ("wq_a", "wkv_a"):
+            put(tree["opt_state"]["0"]["nu"]["params"], ".".join(path), value.mean(axis=-1))
+    source = write(tmp_path, tree, ocdbt=False)
+    with pytest.raises(UnsupportedError, match="not shaped like its parameter") as caught:
+        wv.convert(source, tmp_path / "f", fuse_mla_lora=True, optimizer="concat")
+    assert str(caught.value.tensor).startswith("opt_state.0.nu.params.decoder.")
+    wv.convert(source, tmp_path / "f", fuse_mla_lora=True, optimizer="drop")
+
+
+def test_norms_say_where_the_query_ends_and_contradictions_are_refused(tmp_path: Path) -> None:
+    tree = model()
+    attention = tree["params"]["params"]["decoder"]["moe_layers"]["self_attention"]
+    attention["q_norm"]["scale"] = attention["q_norm"]["scale"][:-1]
+    with pytest.raises(MetadataError, match=r"wq_a\.kernel and .*q_norm\.scale"):
+        wv.convert(write(tmp_path, tree), tmp_path / "f", fuse_mla_lora=True)
+
+
+def test_a_layer_that_lacks_both_halves_is_named(tmp_path: Path) -> None:
+    tree = model(scanned=False)
+    attention = tree["params"]["params"]["decoder"]["moe_layers_0"]["self_attention"]
+    del attention["wq_a"], attention["wkv_a"]
+    with pytest.raises(MetadataError, match=r"moe_layers_0\.self_attention\.wkv_b"):
+        wv.convert(write(tmp_path, tree), tmp_path / "f", fuse_mla_lora=True)

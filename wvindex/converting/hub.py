@@ -25,7 +25,7 @@ from wvindex.converting.documents import (
 from wvindex.converting.files import all_files, identities, left_out
 from wvindex.converting.leaves import LeafPlanner, OutTensor
 from wvindex.converting.modules import ModuleNames
-from wvindex.converting.pairs import Attention, attentions, require_form
+from wvindex.converting.pairs import Attention, attentions, require_every, require_form
 from wvindex.converting.plan import Conversion, Edit, OnProgress, Request, Unit
 from wvindex.converting.shards import arranged, file_contents
 from wvindex.converting.staged import Constant, Content, StagedDirectory, require_checkpoint, require_place
@@ -93,7 +93,8 @@ class HubConversion:
         self._units: list[Unit] = []
         self._emptied: dict[str, Mapping[str, str] | None] = {}
         widths = widths_of(source)
-        self._attentions = require_form(attentions(source.tensors()), request.direction)
+        self._attentions = require_form(attentions(source.tensors()), request.direction, self._directory)
+        require_every(source.tensors())
         leaves = LeafPlanner(source, widths, self._scales(), request.allow_requant)
         self._arrange(leaves)
         self._rewrite_documents()

@@ -15,6 +15,7 @@ from wvindex.converting.requant import Requantized, ScaledRows
 from wvindex.converting.staged import Constant, Content
 from wvindex.errors import MetadataError, UnsupportedError
 from wvindex.sources.base import Source, TensorInfo
+from wvindex.transform.latent_widths import require_stated
 from wvindex.transform.scales import SUFFIX, ScaledTensors
 
 _WEIGHT: Final = "weight"
@@ -127,6 +128,7 @@ class LeafPlanner:
             If the halves differ in dtype, in a number that both must share, or in where blocks of scales end.
         """
         made: dict[str, OutTensor] = {}
+        self._require_norms(one, one.query)
         blocks = self._blocks(one.query)
         self._require_same_blocks(one, blocks)
         if blocks is not None and self.rows[0] % blocks[0]:
@@ -152,6 +154,7 @@ class LeafPlanner:
     def split(self, one: Attention) -> dict[str, tuple[OutTensor, OutTensor]]:
         """Give both halves of each tensor of an attention, by leaf; raises as `fused`."""
         made: dict[str, tuple[OutTensor, OutTensor]] = {}
+        self._require_norms(one, one.fused)
         blocks = self._blocks(one.fused)
         if blocks is not None and self.rows[0] % blocks[0]:
             made = self._requantized_below(one, blocks)
@@ -170,6 +173,11 @@ class LeafPlanner:
             else:
                 raise self._refusal(leaf, info, sum(self.rows))
         return made
+
+    def _require_norms(self, one: Attention, leaves: Leaves) -> None:
+        """Hold the configuration's ranks against the norms."""
+        info = next(iter(leaves.values()))
+        require_stated(info.name, one.norms, self.widths, info.file)
 
     def _blocks(self, leaves: Leaves) -> tuple[int, int] | None:
         """Give the block of a weight's scales; None where it has none."""
