@@ -24,6 +24,7 @@ from wvindex.errors import (
     DuplicateName,
     MetadataError,
     SourceChanged,
+    SourceError,
     TargetExists,
     UnsupportedError,
     UsageError,
@@ -363,3 +364,41 @@ def test_a_layer_that_lacks_both_halves_is_named(tmp_path: Path) -> None:
     del attention["wq_a"], attention["wkv_a"]
     with pytest.raises(MetadataError, match=r"moe_layers_0\.self_attention\.wkv_b"):
         wv.convert(write(tmp_path, tree), tmp_path / "f", fuse_mla_lora=True)
+
+
+def _removed(chunk: Path) -> None:
+    chunk.unlink()
+
+
+def _truncated(chunk: Path) -> None:
+    chunk.write_bytes(chunk.read_bytes()[:-7])
+
+
+def _emptied(chunk: Path) -> None:
+    chunk.write_bytes(b"")
+
+
+@pytest.mark.parametrize("zarr3", [True, False])
+@pytest.mark.parametrize("damage", [_removed, _truncated, _emptied])
+def test_a_damaged_leaf_is_not_carried_on(
+    tmp_path: Path, damage: Callable[[Path], None], zarr3: bool
+) -> None:
+    """It has nothing to do with the down-projections: it would be copied as it is."""
+    source = write(tmp_path, model(), ocdbt=False, zarr3=zarr3)
+    leaf = "params.params.decoder.dense_layers.mlp.wi_0.kernel"
+    damage(source / leaf / ("c/0/0/0" if zarr3 else "0.0.0"))
+    with pytest.raises(SourceError, match=r"wi_0\.kernel"):
+        wv.convert(source, tmp_path / "f", fuse_mla_lora=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_value_that_a_database_lacks_is_named(tmp_path: Path) -> None:
+    import tensorstore as ts
+
+    source = write(tmp_path, model())
+    store = ts.KvStore.open({"driver": "ocdbt", "base": f"file://{source}/"}).result()
+    key = b"params.params.decoder.dense_layers.mlp.wi_0.kernel/c/0/0/0"
+    assert key in store.list().result()
+    store.delete_range(ts.KvStore.KeyRange(key, key + b"\0")).result()
+    with pytest.raises(SourceError, match=key.decode()):
+        wv.convert(source, tmp_path / "f", fuse_mla_lora=True, dry_run=True)

@@ -33,6 +33,7 @@ from wvindex.converting.orbax_documents import (
     spaced,
     written_shapes,
 )
+from wvindex.converting.orbax_grid import Region, chunk_keys, require_chunks, require_decodable
 from wvindex.converting.orbax_pairs import NewLeaf, Path_, is_optimizers, place_of, steps
 from wvindex.converting.orbax_values import SourceValues, TargetValues, merge, new_metadata
 from wvindex.converting.plan import Conversion, Edit, OnProgress, Request, Unit
@@ -121,6 +122,8 @@ class OrbaxConversion:
         self._made = [one for step in self._steps for one in step.outputs]
         self._metadata = {one.name: new_metadata(self._values, one) for one in self._made}
         self._copied = [array for array in kept if array.leaf.name not in self._gone]
+        self._keys = {array.leaf.name: self._values.keys(array.leaf.name) for array in kept}
+        self._chunks = self._found_chunks(kept)
         self._require_memory()
         dropped = [array for array in arrays if self._drops(array.leaf.path)]
         self._contents, edits = self._documents([array.leaf.name for array in dropped])
@@ -134,6 +137,25 @@ class OrbaxConversion:
             carried=tuple(self._carried()),
             notes=self._notes(),
         )
+
+    def _found_chunks(self, kept: Sequence[LeafArray]) -> dict[str, tuple[LeafArray, Region]]:
+        """Give what each key of a leaf is that is copied; where every chunk is stored, none may be missing."""
+        chunks: dict[str, tuple[LeafArray, Region]] = {}
+        for array in kept:
+            name = array.leaf.name
+            expected = chunk_keys(array, self._values.metadata(name), self._item)
+            if self._tree.fill_is_stored:
+                require_chunks(
+                    array, expected, {key.decode(errors="replace") for key in self._keys[name]}, self._item
+                )
+            if name not in self._gone:
+                chunks |= {key: (array, region) for key, region in expected.items()}
+        return chunks
+
+    def _require_decodable(self, key: str) -> None:
+        """Decode what was copied from a key, if it is a chunk's: a damaged one is not carried on."""
+        if key in self._chunks:
+            require_decodable(*self._chunks[key])
 
     def _choose(self, arrays: Sequence[LeafArray]) -> Callable[[Path_], bool]:
         """Tell which leaves are left out; where there are moments of a down-projection, it must be said."""
@@ -152,7 +174,9 @@ class OrbaxConversion:
 
     def _require_memory(self) -> None:
         """Refuse where the largest chunk cannot be held with what is made of it."""
-        chunks = [2 * array.value_nbytes for array in self._copied if self._tree.ocdbt]
+        chunks = [
+            2 * (array.value_nbytes if self._tree.ocdbt else array.chunk_nbytes) for array in self._copied
+        ]
         for one in self._made:
             written, _ = written_shapes(self._metadata[one.name])
             sizes = (min(n, size) for n, size in zip(one.shape, written, strict=True))
@@ -263,6 +287,7 @@ class OrbaxConversion:
             staged.require_space(sum(file.nbytes for file in self._files.values()))
             for name, contents in files.items():
                 staged.write(name, contents, partial(report, name))
+                self._require_decodable(name.removeprefix(self._inside))
             for batch in batches:
                 self._write_batch(staged, batch, report)
             if self._tree.ocdbt:
@@ -281,7 +306,7 @@ class OrbaxConversion:
         keys: list[bytes] = []
         nbytes = 0
         for array in self._copied:
-            found = self._values.keys(array.leaf.name)
+            found = self._keys[array.leaf.name]
             each = -(-array.nbytes // max(len(found), 1))
             for key in found:
                 keys.append(key)
@@ -309,6 +334,8 @@ class OrbaxConversion:
             target.write(batch.made, self._metadata[batch.made.name], partial(report, name))
         else:
             target.copy(self._values, batch.keys)
+            for key in batch.keys:
+                self._require_decodable(key.decode(errors="replace"))
             report(name, batch.nbytes)
         staged.keep(batch.directory)
 

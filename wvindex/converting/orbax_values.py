@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wvindex.converting.orbax_documents import array_metadata, compact, written_shapes
+from wvindex.converting.orbax_grid import regions
 from wvindex.converting.orbax_pairs import NewLeaf
 from wvindex.errors import NoSpace, ShardError, StoreError, UnreadableSource
 from wvindex.sources.orbax_arrays import array_spec, tensorstore
@@ -120,7 +120,7 @@ class TargetValues:
         with _reporting(self._directory):
             self._store.write(key.encode(), compact(metadata)).result()
             array = tensorstore().open(spec, open=True, read=True, write=True, context=self._shared).result()
-            for region in _regions(made.shape, written_shapes(metadata)[0]):
+            for region in regions(made.shape, written_shapes(metadata)[0]):
                 values = _gathered(made, region)
                 array[region].write(values).result()
                 on_bytes(values.nbytes)
@@ -159,16 +159,6 @@ def _file(directory: Path) -> dict[str, Any]:
 
 def _opened(spec: Mapping[str, Any], shared: Any) -> Any:
     return tensorstore().KvStore.open(dict(spec), context=shared).result()
-
-
-def _regions(shape: Sequence[int], chunk: Sequence[int]) -> Iterator[tuple[slice, ...]]:
-    """Give the parts of an array that are written at once: its chunks."""
-    starts = [range(0, n, max(size, 1)) for n, size in zip(shape, chunk, strict=True)]
-    for corner in itertools.product(*starts):
-        yield tuple(
-            slice(start, min(start + axis.step, n))
-            for start, axis, n in zip(corner, starts, shape, strict=True)
-        )
 
 
 def _gathered(made: NewLeaf, region: tuple[slice, ...]) -> NDArray[Any]:
