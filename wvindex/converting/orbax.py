@@ -139,7 +139,7 @@ class OrbaxConversion:
         )
 
     def _found_chunks(self, kept: Sequence[LeafArray]) -> dict[str, tuple[LeafArray, Region]]:
-        """Give what each key of a leaf is that is copied; where every chunk is stored, none may be missing."""
+        """Give what each key that is copied is; where every chunk is stored, none may be missing."""
         chunks: dict[str, tuple[LeafArray, Region]] = {}
         for array in kept:
             name = array.leaf.name
