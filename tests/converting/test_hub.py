@@ -129,10 +129,53 @@ def test_back_again_every_file_is_the_same(name: str, shards: int, tmp_path: Pat
     source = write_safetensors(checkpoint(name), tmp_path / "a", shards=shards)
     fuse(source, tmp_path / "b")
     unfuse(tmp_path / "b", tmp_path / "c")
-    before, after = contents(source), contents(tmp_path / "c")
-    indexes = [found.pop("model.safetensors.index.json", b"{}") for found in (before, after)]
-    assert before == after
-    assert json.loads(indexes[0]) == json.loads(indexes[1])
+    assert contents(source) == contents(tmp_path / "c")
+    fuse(tmp_path / "c", tmp_path / "d")
+    assert contents(tmp_path / "d") == contents(tmp_path / "b")
+
+
+QUERIES, BELOWS = (f"model.layers.1.self_attn.{name}" for name in ("q_a_proj", "kv_a_proj_with_mqa"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["q_a_proj", "kv_a_proj_with_mqa", "lm_head"],
+        [BELOWS, "lm_head", QUERIES],
+        ["re:.*self_attn.*", QUERIES, BELOWS],
+        [QUERIES, "é", BELOWS],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "style", [{"indent": 4}, {"separators": (",", ":")}, {"indent": 1, "sort_keys": True}]
+)
+def test_documents_come_back_whatever_their_text(
+    names: list[str], style: dict[str, Any], tmp_path: Path
+) -> None:
+    """Order, spelling and white space of JSON, a form that is stated to be false, an index out of order."""
+    source = write(tmp_path / "a", small(), shards=2)
+    config = CONFIG | {"fused_mla_lora_proj": False, "quantization_config": {"ignore": names}}
+    (source / "config.json").write_text(json.dumps(config, **style))
+    beside: Any = {"quantization": {"quantized_layers": {BELOWS: {}, "lm_head": {}, QUERIES: {}}}}
+    (source / "hf_quant_config.json").write_text(json.dumps(beside, **style))
+    index = loaded(source / "model.safetensors.index.json")
+    index["weight_map"] = dict(sorted(index["weight_map"].items(), reverse=True))
+    (source / "model.safetensors.index.json").write_text(json.dumps(index, **style))
+    fuse(source, tmp_path / "b")
+    unfuse(tmp_path / "b", tmp_path / "c")
+    assert contents(tmp_path / "c") == contents(source)
+
+
+def test_a_document_that_was_edited_since_is_not_undone(tmp_path: Path) -> None:
+    source = write(tmp_path / "a", small())
+    (source / "config.json").write_text(json.dumps(CONFIG, indent=7))
+    fuse(source, tmp_path / "b")
+    config = loaded(tmp_path / "b" / "config.json") | {"rope_theta": 7}
+    (tmp_path / "b" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    unfuse(tmp_path / "b", tmp_path / "c")
+    assert loaded(tmp_path / "c" / "config.json") == CONFIG | {"rope_theta": 7}
+    assert names(tmp_path / "c") == ["config.json", "model.safetensors"]
 
 
 ENDS = st.sampled_from(["weight", "bias"])
@@ -258,7 +301,11 @@ def test_quantizers_lists_name_the_fused_module(tmp_path: Path) -> None:
     name = FUSED.removesuffix(".weight")
     assert found["modules_to_not_convert"] == ["lm_head", name]
     assert loaded(tmp_path / "b" / "hf_quant_config.json")["quantization"]["exclude_modules"] == [name]
-    assert {edit.file for edit in done.edits} == {"config.json", "hf_quant_config.json"}
+    assert {edit.file for edit in done.edits} == {
+        "config.json",
+        "hf_quant_config.json",
+        "mla_lora_documents.json",
+    }
     unfuse(tmp_path / "b", tmp_path / "c")
     assert loaded(tmp_path / "c" / "config.json") == config
     assert loaded(tmp_path / "c" / "hf_quant_config.json") == beside
