@@ -411,6 +411,39 @@ def test_blocks_that_do_not_line_up_are_refused(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a"]
 
 
+def with_scales(directory: Path, query: Any, below: Any) -> tuple[Path, dict[str, Array]]:
+    """Write FP8 codes as compressed-tensors has them: a scale for the matrix, or one a row."""
+    tensors = small(ml_dtypes.float8_e4m3fn)
+    for name, scale in ((QUERY, query), (BELOW, below)):
+        tensors[f"{name}_scale"] = np.asarray(scale, np.float32)
+    config = CONFIG | {"quantization_config": {"quant_method": "compressed-tensors"}}
+    return write(directory, tensors, config), tensors
+
+
+@pytest.mark.parametrize(
+    "scales", [([0.5], [0.5]), (np.ones((6, 1)), np.full((7, 1), 2.0))], ids=["one", "rows"]
+)
+def test_fp8_with_scales_of_whole_rows_is_put_together_as_it_is(scales: Any, tmp_path: Path) -> None:
+    source, tensors = with_scales(tmp_path / "a", *scales)
+    fuse(source, tmp_path / "b")
+    halves = [tensors[f"{name}_scale"] for name in (QUERY, BELOW)]
+    joined = np.concatenate(halves) if halves[0].ndim > 1 else halves[0]
+    matrices = {name: tensor for name, tensor in tensors.items() if not name.endswith("_scale")}
+    expected = fused_tensors(matrices) | {f"{FUSED}_scale": joined}
+    assert tensors_in(tmp_path / "b") == digests(expected)
+    unfuse(tmp_path / "b", tmp_path / "c")
+    assert contents(tmp_path / "c") == contents(source)
+
+
+@pytest.mark.parametrize(
+    "scales", [([0.5], [0.25]), (np.ones((2, 1)), np.ones((2, 1)))], ids=["one", "blocks"]
+)
+def test_scales_that_hold_for_less_or_more_are_refused(scales: Any, tmp_path: Path) -> None:
+    source, _ = with_scales(tmp_path / "a", *scales)
+    with pytest.raises(UnsupportedError, match="weight_scale"):
+        fuse(source, tmp_path / "b")
+
+
 @pytest.mark.parametrize("scales_dtype", [np.float32, ml_dtypes.bfloat16])
 def test_or_quantized_anew_with_a_word_about_it(scales_dtype: Any, tmp_path: Path) -> None:
     source, tensors = misaligned(tmp_path / "a", scales_dtype)

@@ -402,3 +402,17 @@ def test_a_value_that_a_database_lacks_is_named(tmp_path: Path) -> None:
     store.delete_range(ts.KvStore.KeyRange(key, key + b"\0")).result()
     with pytest.raises(SourceError, match=key.decode()):
         wv.convert(source, tmp_path / "f", fuse_mla_lora=True, dry_run=True)
+
+
+def test_settings_beside_it_say_the_form_that_it_has(tmp_path: Path) -> None:
+    source = write(tmp_path, model())
+    text = "# fused_mla_lora_proj: True\r\nfused_mla_lora_proj: {}  # here\r\nrope_factor: 40\r\n"
+    (source.parent / "maxtext.yml").write_text(text.format("false"), newline="")
+    (source.parent / "flow.yaml").write_text("{fused_mla_lora_proj: false}\n")
+    done = wv.convert(source.parent, tmp_path / "f", fuse_mla_lora=True)
+    assert (tmp_path / "f" / "maxtext.yml").read_bytes().decode() == text.format("true")
+    assert "maxtext.yml" in {edit.file for edit in done.edits}
+    (note,) = done.notes
+    assert note.startswith("flow.yaml")
+    wv.convert(tmp_path / "f", tmp_path / "b", unfuse_mla_lora=True)
+    assert (tmp_path / "b" / "maxtext.yml").read_bytes().decode() == text.format("false")

@@ -24,7 +24,7 @@ from wvindex.converting.documents import (
     widths_of,
 )
 from wvindex.converting.files import all_files, identities, left_out
-from wvindex.converting.leaves import LeafPlanner
+from wvindex.converting.leaves import LeafPlanner, is_scaled_whole
 from wvindex.converting.modules import ModuleNames
 from wvindex.converting.pairs import FUSED, attentions, require_every, require_form
 from wvindex.converting.plan import Conversion, Direction, Edit, OnProgress, Request
@@ -149,12 +149,15 @@ class HubConversion:
         }
 
     def _scales(self) -> ScaledTensors:
-        """Pair FP8 codes with their scales, which must be sound where they are fused or parted."""
+        """Pair FP8 codes with their scales, which must be sound where they are fused or parted.
+
+        Scales of a whole matrix or a row (compressed-tensors' ``weight_scale``) are leaves like any other.
+        """
         scaled, refused = attach_scales(self._source)
         for one in self._attentions:
             for leaves in (one.query, one.below, one.fused):
                 for info in leaves.values():
-                    if info.name in refused:
+                    if info.name in refused and not is_scaled_whole(leaves):
                         raise refused[info.name]
         return scaled
 

@@ -13,19 +13,20 @@ from wvindex.converting.pairs import Attention, Leaves
 from wvindex.converting.plan import Change
 from wvindex.converting.requant import Requantized, ScaledRows
 from wvindex.converting.staged import Constant, Content
-from wvindex.errors import MetadataError, UnsupportedError
+from wvindex.errors import MetadataError, UnsupportedError, WvindexError
 from wvindex.sources.base import Source, TensorInfo
 from wvindex.transform.latent_widths import require_stated
 from wvindex.transform.scales import SUFFIX, ScaledTensors
 
 _WEIGHT: Final = "weight"
 _BLOCK_SCALES: Final = f"{_WEIGHT}{SUFFIX}"
+_WHOLE_SCALE: Final = "weight_scale"
 
-_BY_ROWS: Final = frozenset({_WEIGHT, "bias", "weight_scale", "weight_packed"})
+_BY_ROWS: Final = frozenset({_WEIGHT, "bias", _WHOLE_SCALE, "weight_packed"})
 """Tensors with an index of axis 0 for each output: weights, packed along their rows or not, and scales."""
 
 _SHARED: Final = frozenset(
-    {"input_scale", "input_global_scale", "weight_scale", "weight_scale_2", "weight_global_scale"}
+    {"input_scale", "input_global_scale", _WHOLE_SCALE, "weight_scale_2", "weight_global_scale"}
 )
 """Single numbers that hold for a whole matrix: joined only where both halves have the same."""
 
@@ -282,15 +283,28 @@ class LeafPlanner:
                 found=self.rows[0],
             )
 
-    def _refusal(self, leaf: str, info: TensorInfo, rows: int) -> MetadataError:
+    def _refusal(self, leaf: str, info: TensorInfo, rows: int) -> WvindexError:
+        if leaf in _SHARED:
+            return UnsupportedError(
+                "nobody knows how these scales of a down-projection are put together or taken apart",
+                file=info.file,
+                tensor=info.name,
+                expected=f"one number, or one for each of {rows} rows",
+                found=info.shape,
+            )
         return MetadataError(
             "a down-projection does not fit the configuration",
             file=info.file,
             tensor=info.name,
             field="q_lora_rank, kv_lora_rank, qk_rope_head_dim",
-            expected=f"{rows} rows" if leaf in _BY_ROWS else "one number",
+            expected=f"{rows} rows",
             found=info.shape,
         )
+
+
+def is_scaled_whole(leaves: Leaves) -> bool:
+    """Whether a module's FP8 codes have a scale for the matrix, or one a row, and none for blocks."""
+    return _WHOLE_SCALE in leaves and _BLOCK_SCALES not in leaves
 
 
 def _require_known(leaf: str, info: TensorInfo) -> None:

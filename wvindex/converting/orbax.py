@@ -12,7 +12,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,14 +23,17 @@ from wvindex.building import Progress
 from wvindex.converting.files import SourceFile, all_files, identities
 from wvindex.converting.orbax_documents import (
     ARRAY_METADATAS,
+    SETTINGS,
     SHARDING,
     Leaves,
     compact,
     replacements,
     rewritten_array_metadatas,
+    rewritten_settings,
     rewritten_sharding,
     rewritten_tree,
     spaced,
+    tells_form,
     written_shapes,
 )
 from wvindex.converting.orbax_grid import Region, chunk_keys, require_chunks, require_decodable
@@ -39,7 +42,7 @@ from wvindex.converting.orbax_values import SourceValues, TargetValues, merge, n
 from wvindex.converting.plan import Conversion, Edit, OnProgress, Request, Unit
 from wvindex.converting.staged import Constant, Content, StagedDirectory, require_checkpoint, require_place
 from wvindex.errors import UsageError
-from wvindex.limits import MAX_JSON_BYTES, PROCESS_BYTES
+from wvindex.limits import MAX_JSON_BYTES, MAX_YAML_BYTES, PROCESS_BYTES
 from wvindex.sizes import format_size
 from wvindex.sources.files import is_directory, read_beside
 from wvindex.sources.orbax_arrays import RUNTIME_BYTES, LeafArray, context, open_arrays
@@ -227,7 +230,22 @@ class OrbaxConversion:
         }
         what = f"{len(self._made)} leaves in the place of {len(self._gone)}"
         edits = [Edit(file=name, what=what) for name in contents]
+        fused = self._request.direction == "fuse"
+        for name, text in self._settings():
+            new = rewritten_settings(text, fused=fused)
+            if new != text:
+                contents[name] = [Constant(new.encode())]
+                edits.append(Edit(file=name, what=f"fused_mla_lora_proj: {fused}"))
         return contents, edits
+
+    def _settings(self) -> Iterator[tuple[str, str]]:
+        """Give the texts of MaxText's settings, which say what form the projections have."""
+        for name, file in self._files.items():
+            if name.endswith(SETTINGS) and file.nbytes <= MAX_YAML_BYTES:
+                data = bytearray(file.nbytes)
+                file.read(0, memoryview(data))
+                with suppress(UnicodeDecodeError):
+                    yield name, data.decode()
 
     def _document(self, name: str) -> dict[str, Any] | None:
         data = read_beside(self._item, name, MAX_JSON_BYTES)
@@ -249,7 +267,12 @@ class OrbaxConversion:
 
     def _notes(self) -> tuple[str, ...]:
         """Say where the way back will not give the same chunks: columns are split, or halves differ."""
-        notes = []
+        notes = [
+            f"{name} speaks of fused_mla_lora_proj in a way that is not rewritten: set it to "
+            f"{self._request.direction == 'fuse'}"
+            for name, text in self._settings()
+            if tells_form(text)
+        ]
         for step in self._steps:
             first, *others = step.inputs
             if any(array.chunk_shape[-1] < array.shape[-1] for array in step.inputs) or any(
@@ -259,7 +282,8 @@ class OrbaxConversion:
                     f"{first.leaf.name} is in chunks of {first.chunk_shape}: the way back gives the same "
                     "values, in other chunks"
                 )
-        return tuple(notes[:1])
+                break
+        return tuple(notes)
 
     def write(self, progress: OnProgress) -> None:
         """Write every leaf and every file, and give the directory its name; see `Planned`."""

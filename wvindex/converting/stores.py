@@ -150,6 +150,7 @@ class StoreConversion:
             overwrite=self._request.overwrite,
             identity=self._identity(),
             restart=self._request.restart,
+            what="conversion",
         )
         with writer:
             require_space(self._operations, writer, {})
