@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +31,8 @@ from wvindex.transform.plan import FUSED_OPTION, Operation, reading_order
 from wvindex.transform.scales import SUFFIX
 
 KIND: Final = "store"
+
+_UP: Final = frozenset(f"self_attn.{name}_proj.weight" for name in ("q_b", "kv_b", "k_b", "v_b"))
 
 
 def claims(path: Path) -> bool:
@@ -193,16 +195,41 @@ class StoreConversion:
             found[layer_key(layer, kind)] = [self._catalog.arrays[key] for key in keys]
         if not found:
             raise self._nothing("unfused down-projections, which mla='keep' stores")
+        self._require_every({layer for layer, _ in self._layers(LATENT_DOWN)})
         return [self._joined(halves) for halves in found.values()]
+
+    def _require_every(self, layers: Set[int]) -> None:
+        """Refuse a layer with up-projections of low rank and without down-projections."""
+        for key in self._catalog.arrays:
+            layer, role = split_layer(key)
+            if role in _UP and layer not in layers:
+                raise MetadataError(
+                    "both down-projections of a layer are missing",
+                    file=self._request.source,
+                    tensor=key,
+                    expected=" and ".join(layer_key(layer or 0, module) for module in LATENT_DOWN),
+                    found="neither",
+                )
 
     def _joined(self, halves: list[ArrayEntry]) -> Operation:
         specs = [entry.spec for entry in halves]
+        rows = self._widths[0], self._widths[1] + self._widths[2]
+        for spec, expected in zip(specs, rows, strict=True):
+            if spec.shape[0] != expected:
+                raise MetadataError(
+                    "a down-projection does not fit the configuration",
+                    file=self._request.source,
+                    tensor=spec.key,
+                    field="q_lora_rank, kv_lora_rank, qk_rope_head_dim",
+                    expected=f"{expected} rows",
+                    found=spec.shape,
+                )
         require_fusible(specs)
         spec = fused_spec(specs, self._widths)
-        rows = fused_rows([self._rows(entry) for entry in halves], vectors=len(spec.shape) == 1)
+        joined = fused_rows([self._rows(entry) for entry in halves], vectors=len(spec.shape) == 1)
         self._becomes |= {half.key: (spec,) for half in specs}
         self._unit("fuse", tuple(half.key for half in specs), (spec,))
-        return Operation(spec, rows)
+        return Operation(spec, joined)
 
     def _split(self) -> list[Operation]:
         """Take every fused array apart.
