@@ -17,7 +17,7 @@ from wvindex.formats.ledger import LedgerEntry
 from wvindex.transform.rows import SourceRows
 
 SMALL = DeepSeek(layers=4, experts=8, dense_layers=1, shards=2)
-CALLS_A_TENSOR = 45
+CALLS_A_TENSOR = 21
 """Calls of any function, C's included, that another expert's tensor may cost."""
 
 

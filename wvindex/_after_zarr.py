@@ -9,12 +9,15 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:  # at run time it takes importlib.resources with it
+    from importlib.abc import Loader
 
 
-class _Watcher(MetaPathFinder, Loader):
+class _Watcher:
     """Finds ``zarr`` through the other finders, and calls back when it has been executed."""
 
     def __init__(self, call: Callable[[], None]) -> None:
@@ -29,7 +32,7 @@ class _Watcher(MetaPathFinder, Loader):
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec("zarr")
         if spec is not None and spec.loader is not None:
-            self._loader, spec.loader = spec.loader, self
+            self._loader, spec.loader = spec.loader, cast("Loader", self)
         return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wvindex.errors import UnknownFormat, UnsupportedTokenizer, UsageError
+from wvindex.garbage import collection_paused
 from wvindex.query.database import Store, absolute, open_store
 from wvindex.sources.base import Source
 from wvindex.sources.detect import open_source
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from wvindex.tokenizer import Tokenizer
 
 
+@collection_paused()
 def open(
     path: str | os.PathLike[str] | zarr.abc.store.Store,
     *,

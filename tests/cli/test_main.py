@@ -42,6 +42,17 @@ def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
     assert done.stderr == "[]\n"
 
 
+def test_listing_a_file_imports_nothing_that_it_has_no_use_for() -> None:
+    unused = {"asyncio", "crc32c", "zarr", "numba", "rich", "tokenizers", "wvindex.sources.maxtext"}
+    start = (
+        "import atexit, sys; from wvindex.cli.main import main; "
+        f"atexit.register(lambda: print(sorted({unused!r} & set(sys.modules)), file=sys.stderr)); main()"
+    )
+    done = process("ls", EXAMPLE, start=start)
+    assert done.returncode == 0
+    assert done.stderr == "[]\n"
+
+
 def test_version_is_the_packages() -> None:
     assert succeed("--version") == f"wvindex {wvindex.__version__}\n"
 

@@ -68,18 +68,20 @@ def test_every_packed_type_reads_as_the_gguf_package_decodes(name: str, tmp_path
     assert_same_values(values, reference_decode(raw, name))
 
 
-def test_the_entry_point_serves_plain_zarr(written: Written) -> None:
+def test_the_entry_point_serves_plain_zarr(tmp_path: Path) -> None:
     script = (
         "import sys, hashlib, numpy, zarr\n"
         "assert not any(name.startswith('wvindex') for name in sys.modules)\n"
-        "values = numpy.ascontiguousarray(zarr.open_array(sys.argv[1], mode='r')[...])\n"
-        "print(values.dtype, hashlib.sha256(values.tobytes()).hexdigest())\n"
+        "for path in sys.argv[1:]:\n"
+        "    values = numpy.ascontiguousarray(zarr.open_array(path, mode='r')[...])\n"
+        "    print(values.dtype, hashlib.sha256(values.tobytes()).hexdigest())\n"
     )
-    command = [sys.executable, "-W", "error", "-c", script, str(written.path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=written.path.parent)
-    expected = hashlib.sha256(np.ascontiguousarray(written.values).tobytes()).hexdigest()
+    arrays = [make(tmp_path / name) for name, make in ARRAYS.items()]
+    command = [sys.executable, "-W", "error", "-c", script, *(str(array.path) for array in arrays)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    hashes = [hashlib.sha256(np.ascontiguousarray(array.values).tobytes()).hexdigest() for array in arrays]
     assert result.stderr == ""
-    assert result.stdout.split() == ["float32", expected]
+    assert result.stdout.splitlines() == [f"float32 {expected}" for expected in hashes]
 
 
 def test_whole_arrays(written: Written) -> None:

@@ -89,3 +89,60 @@ def test_a_fault_says_where_it_is(change: dict[str, Any], path: tuple[str, ...],
 def test_an_integer_serves_as_a_float() -> None:
     ratio = read_record(Inner, {"pair": [1, "a"], "ratio": 2}).ratio
     assert (ratio, type(ratio)) == (2.0, float)
+
+
+@dataclass(frozen=True)
+class Entry:
+    name: str
+    numbers: tuple[int, ...]
+    pair: tuple[int, str]
+    ratio: float
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Book:
+    entries: tuple[Entry, ...]
+
+
+ENTRY = {"name": "a", "numbers": [1, 2], "pair": [3, "b"], "ratio": 1, "reason": None}
+STEPS = {
+    "name": (1, ("name",)),
+    "numbers": ([1, True], ("numbers", "[1]")),
+    "pair": ([1, 2], ("pair", "[1]")),
+    "ratio": ("1", ("ratio",)),
+    "reason": (False, ("reason",)),
+    "another": (None, ("another",)),
+}
+
+
+@given(
+    st.lists(
+        st.builds(
+            Entry,
+            st.text(),
+            st.tuples(st.integers()),
+            st.tuples(st.integers(), st.text()),
+            st.floats(allow_nan=False),
+            st.none() | st.text(),
+        )
+    )
+)
+def test_a_list_of_records_comes_back(entries: list[Entry]) -> None:
+    book = Book(tuple(entries))
+    assert read_record(Book, json.loads(json.dumps(record_json(book)))) == book
+
+
+@pytest.mark.parametrize("field", STEPS)
+def test_one_record_at_fault_among_many_is_named(field: str) -> None:
+    value, steps = STEPS[field]
+    with pytest.raises(Mismatch) as fault:
+        read_record(Book, {"entries": [*[ENTRY] * 5, {**ENTRY, field: value}, ENTRY]})
+    assert fault.value.path == ("entries", "[5]", *steps)
+
+
+def test_what_has_a_default_may_be_absent_from_any_record() -> None:
+    short = {name: value for name, value in ENTRY.items() if name != "reason"}
+    book = read_record(Book, {"entries": [ENTRY, short, ENTRY]})
+    assert book.entries[0] == book.entries[1] == book.entries[2]
+    assert type(book.entries[0].ratio) is float

@@ -150,7 +150,7 @@ def params(checkpoint: Checkpoint, *, scanned: bool = True, fused: bool = False)
             for name in members[0]:
                 put(tree, f"decoder.{stack}.{name}", np.stack([one[name] for one in members], axis=1))
     for extra in range(int(config.get("num_nextn_predict_layers") or 0)):
-        _put_predicting(tree, checkpoint, n_layers + extra, extra + 1)
+        _put_predicting(tree, checkpoint, n_layers + extra, extra + 1, fused=fused)
     return tree
 
 
@@ -186,13 +186,16 @@ def _fuse(leaves: dict[str, Array]) -> None:
     leaves["self_attention.wq_kv_a.kernel"] = np.concatenate([query, below], axis=1)
 
 
-def _put_predicting(tree: Tree, checkpoint: Checkpoint, layer: int, number: int) -> None:
+def _put_predicting(tree: Tree, checkpoint: Checkpoint, layer: int, number: int, *, fused: bool) -> None:
     """Put a layer that predicts a further token; MaxText shares embedding and head with the model."""
     place, prefix = f"mtp_block.mtp_layer_{number}.mtp_{number}_", f"model.layers.{layer}."
     put(tree, f"{place}embedding_norm.scale", checkpoint.tensors[f"{prefix}enorm.weight"])
     put(tree, f"{place}hidden_state_norm.scale", checkpoint.tensors[f"{prefix}hnorm.weight"])
     put(tree, f"{place}projection.kernel", checkpoint.tensors[f"{prefix}eh_proj.weight"].T)
-    for name, value in layer_leaves(checkpoint, layer).items():
+    leaves = layer_leaves(checkpoint, layer)
+    if fused:
+        _fuse(leaves)
+    for name, value in leaves.items():
         put(tree, f"{place}transformer_layer.{name}", value)
 
 

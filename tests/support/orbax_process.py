@@ -73,8 +73,9 @@ def restore(*paths: str) -> None:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             place = Path(path).resolve()
             tree = checkpointer.restore(place)
-            custom = checkpointer.metadata(place).item_metadata.custom_metadata
-        found[path] = {"leaves": digest(tree), "custom": custom}
+            about = checkpointer.metadata(place)
+        custom = about.item_metadata.custom_metadata
+        found[path] = {"leaves": digest(tree), "custom": custom, "step": about.custom_metadata}
     print(json.dumps(found))
 
 

@@ -1,4 +1,4 @@
-"""A `wvindex` that starts at once: each is forked from one process that has imported all that commands import.
+"""A `wvindex` that starts at once: each is forked from a process that has imported all that commands import.
 
 Documents have a hundred commands in them, and a process of its own takes each a second to start. `Warm` puts
 a `wvindex` on the path that hands its arguments, its directory and its three streams to that process. What

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from wvindex.arch.config import ModelConfig
@@ -25,6 +25,7 @@ _SHARED: Final = re.compile(
 _EMBEDDING_ENDS: Final = ("token_embd.weight", "embed_tokens.weight")
 _DENSE_ENDS: Final = (".ffn_gate.weight", ".mlp.gate_proj.weight")
 _SHARED_ENDS: Final = (".ffn_gate_shexp.weight", ".mlp.shared_experts.gate_proj.weight")
+_ENDS: Final = (*_EMBEDDING_ENDS, *_DENSE_ENDS, *_SHARED_ENDS)
 
 
 def require_agreement(source: Source, f: Fields, config: ModelConfig) -> None:
@@ -46,18 +47,23 @@ def require_agreement(source: Source, f: Fields, config: ModelConfig) -> None:
     MetadataError
         Naming the field, what the tensors make of it, and what it says.
     """
-    require_vocabulary(source, f.raw.get("vocab_size"))
+    tensors = list(_telling(source.tensors()))
+    _require_vocabulary(tensors, f.raw.get("vocab_size"))
     if config.moe is None:
         return
     if "first_k_dense_replace" in f and f.integer("moe_layer_freq", 1) == 1:
-        _require_leading_dense(source, f.integer("first_k_dense_replace"))
+        _require_leading_dense(tensors, f.integer("first_k_dense_replace"))
     if "n_shared_experts" in f:
-        _require_shared(source, config.moe.n_shared_experts, config.moe.moe_intermediate_size)
+        _require_shared(tensors, config.moe.n_shared_experts, config.moe.moe_intermediate_size)
 
 
 def require_vocabulary(source: Source, stated: object) -> None:
     """Refuse a ``vocab_size`` of 0, or of more than the embedding has rows."""
-    for info in source.tensors():
+    _require_vocabulary(source.tensors(), stated)
+
+
+def _require_vocabulary(tensors: Iterable[TensorInfo], stated: object) -> None:
+    for info in tensors:
         if not info.hub_name.endswith(_EMBEDDING_ENDS) or not _EMBEDDING.fullmatch(info.hub_name):
             continue
         if not isinstance(stated, int) or not info.shape:
@@ -66,10 +72,9 @@ def require_vocabulary(source: Source, stated: object) -> None:
             raise _error(info, "vocab_size", f"1 to {info.shape[0]}, the embedding's rows", stated)
 
 
-def _require_leading_dense(source: Source, stated: int) -> None:
+def _require_leading_dense(tensors: Sequence[TensorInfo], stated: int) -> None:
     """Layers from `stated` on have experts, and none before."""
-    tensors = source.tensors()
-    experts = _by_layer(_ROUTED, _one_a_module(tensors))
+    experts = _by_layer(_ROUTED, tensors)
     dense = _by_layer(_DENSE, (info for info in tensors if info.hub_name.endswith(_DENSE_ENDS)))
     least, most = max(dense, default=-1) + 1, min(experts, default=stated)
     if experts and most < stated and least <= most:
@@ -79,16 +84,17 @@ def _require_leading_dense(source: Source, stated: int) -> None:
         raise _error(dense[least - 1], "first_k_dense_replace", expected, stated)
 
 
-def _one_a_module(tensors: Iterable[TensorInfo]) -> Iterator[TensorInfo]:
-    """Give the first tensor of each ``mlp.experts``, not all of its hundreds, and every stack of GGUF's."""
+def _telling(tensors: Iterable[TensorInfo]) -> Iterator[TensorInfo]:
+    """Leave out most of the hundreds of tensors of each ``mlp.experts``: the first tells as much."""
     seen: set[str] = set()
     for info in tensors:
-        module, separator, _ = info.hub_name.rpartition(".mlp.experts.")
-        if separator and module not in seen:
+        name = info.hub_name
+        module, separator, _ = name.rpartition(".mlp.experts.")
+        if separator and module in seen and not name.endswith(_ENDS):
+            continue
+        if separator:
             seen.add(module)
-            yield info
-        elif not separator and ".ffn_gate_exps." in info.hub_name:
-            yield info
+        yield info
 
 
 def _by_layer(pattern: re.Pattern[str], tensors: Iterable[TensorInfo]) -> dict[int, TensorInfo]:
@@ -104,8 +110,8 @@ def _range(least: int, most: int) -> str:
     return str(most) if least == most else f"{least} to {most}"
 
 
-def _require_shared(source: Source, stated: int, width: int) -> None:
-    for info in source.tensors():
+def _require_shared(tensors: Iterable[TensorInfo], stated: int, width: int) -> None:
+    for info in tensors:
         if not info.hub_name.endswith(_SHARED_ENDS) or not _SHARED.fullmatch(info.hub_name):
             continue
         if len(info.shape) != 2 or not _has_its_own_shape(info):

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 
-LAYER_KEY: Final = re.compile(r"model\.layers\.(0|[1-9]\d*)\.(.+)", re.ASCII | re.DOTALL)
-"""A key in a layer, whatever the rest of it is: also a tensor's own name that no rule maps."""
+IN_A_LAYER: Final = "model.layers."
+"""Before a layer's number and a dot; the rest of a key may be anything: also a tensor's own name."""
+
+_NUMBER: Final = re.compile(r"0|[1-9]\d*", re.ASCII)
 
 GGUF_LAYER: Final = re.compile(r"blk\.(0|[1-9]\d{0,3})\.(.+)", re.ASCII)
 
@@ -73,8 +75,18 @@ SAME_NAMES: Final[Mapping[str, str]] = {"deepseek32": "glm-dsa"}
 
 def split_layer(key: str) -> tuple[int | None, str]:
     """Split ``model.layers.N.role`` into (N, role); (None, key) for anything else."""
-    match = LAYER_KEY.fullmatch(key)
-    return (int(match[1]), match[2]) if match else (None, key)
+    if key.startswith(IN_A_LAYER):
+        number, _, role = key[len(IN_A_LAYER) :].partition(".")
+        layer = _layer_number(number)
+        if role and layer is not None:
+            return layer, role
+    return None, key
+
+
+@lru_cache(maxsize=1 << 10)
+def _layer_number(text: str) -> int | None:
+    """Read a layer's number, written as `layer_key` writes it; None where it is none."""
+    return int(text) if _NUMBER.fullmatch(text) else None
 
 
 def layer_key(layer: int, role: str) -> str:

@@ -15,6 +15,7 @@ from wvindex.arch.gguf_metadata import ROPE_TENSORS
 from wvindex.arch.keys import (
     EXPERT_MODULES,
     FUSED_LATENT_NAMES,
+    IN_A_LAYER,
     LATENT_DOWN,
     STANDARD_ROLES,
     is_standard,
@@ -35,7 +36,6 @@ _PREFIXES: Final = (
 _BARE: Final = ("layers.", "embed_tokens.", "norm.")
 _EXPERT = re.compile(r"(mlp\.experts)\.(0|[1-9]\d{0,5})\.((?:gate|up|down)_proj\.(?:weight|bias))", re.ASCII)
 _GGUF_EXPERT = re.compile(r"(blk\.\d+\.ffn_(?:gate|up|down))\.(0|[1-9]\d{0,5})\.(weight|bias)", re.ASCII)
-_IN_A_LAYER: Final = "model.layers."
 _MOST_ROLES: Final = 1 << 14
 """Roles that are remembered: those of a layer of a thousand experts, each with its scales, and more."""
 _FUSED_EXPERTS: Final = "mlp.experts.gate_up_proj"
@@ -97,8 +97,9 @@ def place(info: TensorInfo, family: Family | None, config: ModelConfig, source_f
     layer, found = _hub_role(info.hub_name, len(info.shape) == 3, family)
     if found is None or (found.is_fused_latent and config.mla is None):
         return _UNMAPPED
-    if layer is not None and found.expert is not None:
-        return Place((Placement(layer_key(layer, found.role), found.expert),))
+    role, expert, _, _ = found
+    if layer is not None and expert is not None:
+        return Place((Placement(layer_key(layer, role), expert),))
     return Place(tuple(_parts(info, layer, found, family, config)))
 
 
@@ -124,7 +125,7 @@ class _Role(NamedTuple):
 
 def _hub_role(name: str, is_stack: bool, family: Family) -> tuple[int | None, _Role | None]:
     """Give the layer and the role of a Hugging Face name; no role where no rule maps it."""
-    if not name.startswith(_IN_A_LAYER):
+    if not name.startswith(IN_A_LAYER):
         name = _without_prefix(name)
     layer, role = split_layer(name)
     if layer is None:

@@ -1,4 +1,4 @@
-"""``wvindex export``: a store back to a GGUF file or a Hugging Face directory."""
+"""``wvindex export``: a store back to a GGUF file, a Hugging Face directory or a MaxText checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wvindex.exporting.outline import Export
     from wvindex.inspection.table import Table
 
-FORMATS = ("safetensors", "gguf")
+FORMATS = ("safetensors", "gguf", "maxtext")
 FORMS = ("keep", "absorb")
 
 
@@ -40,6 +40,14 @@ FORMS = ("keep", "absorb")
 )
 @click.option("--no-tokenizer", is_flag=True, help="Leave the tokenizer out.")
 @click.option("--max-shard-size", metavar="SIZE", help="Bytes of tensors in a file, such as 5GB.")
+@click.option(
+    "--no-scan-layers", is_flag=True, help="For maxtext: a leaf for each layer; otherwise they are stacked."
+)
+@click.option(
+    "--fused-mla-lora-proj",
+    is_flag=True,
+    help="For maxtext: the down-projections of latent attention as one leaf, wq_kv_a.",
+)
 @max_memory_option("1GiB", "Memory that the export may use")
 @click.option(
     "--overwrite",
@@ -61,6 +69,8 @@ def command(
     dtype: str,
     no_tokenizer: bool,
     max_shard_size: str | None,
+    no_scan_layers: bool,
+    fused_mla_lora_proj: bool,
     max_memory: str,
     overwrite: bool,
     restart: bool,
@@ -71,8 +81,8 @@ def command(
 ) -> None:
     """Write STORE as a checkpoint for other programs.
 
-    Prints its path. OUT is a directory for safetensors, a file for GGUF, and a directory of files with
-    --max-shard-size. A bare GGUF or safetensors checkpoint serves as well as a store.
+    Prints its path. OUT is a directory for safetensors and for MaxText, a file for GGUF, and a directory of
+    files with --max-shard-size. A bare GGUF or safetensors checkpoint serves as well as a store.
     """
     import wvindex as wv
 
@@ -84,6 +94,8 @@ def command(
         "dtype": dtype,
         "tokenizer": not no_tokenizer,
         "max_shard_size": max_shard_size,
+        "scan_layers": not no_scan_layers,
+        "fused_mla_lora_proj": fused_mla_lora_proj,
     }
     started = time.monotonic()
     if not dry_run:

@@ -12,6 +12,7 @@ from wvindex.cli.options import PATH, config_option, json_option
 from wvindex.cli.output import emit, emit_facts, emit_json, emit_table
 from wvindex.cli.runnable import check_runs
 from wvindex.errors import WvindexError
+from wvindex.garbage import collection_paused
 from wvindex.inspection.facts import model_facts
 from wvindex.sizes import format_size
 
@@ -40,7 +41,7 @@ def command(path: str, config: str | None, as_json: bool) -> None:
     import wvindex as wv
     from wvindex.query.summary import summarize
 
-    with wv.open(path, config=config) as db:
+    with collection_paused(), wv.open(path, config=config) as db:
         summary = summarize(db)
         refusal = _refusal(db)
         if as_json:

@@ -10,6 +10,7 @@ import click
 from wvindex.cli.options import PATH, ChosenLayers, config_option, csv_option, json_option, layers_option
 from wvindex.cli.output import emit, emit_facts, emit_json, emit_table, note
 from wvindex.errors import UsageError
+from wvindex.garbage import collection_paused
 from wvindex.sizes import format_size, shape_text
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def command(
 
     if as_json and as_csv:
         raise UsageError("one format at a time", field="csv", found="--json and --csv")
-    with wv.open(path, config=config) as db:
+    with collection_paused(), wv.open(path, config=config) as db:
         tensors = db.select(pattern, layer=layers, role=role)
         if as_csv:
             click.echo(_table(tensors).to_csv(), nl=False)

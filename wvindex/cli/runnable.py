@@ -18,8 +18,6 @@ def check_runs(db: Store) -> None:
     UnsupportedModel, MetadataError
         As `wvindex.infer.Model`; for factors of latent attention, with the command that absorbs them.
     """
-    from wvindex.infer.layout import check_runnable
-
     if db.config.mla is not None and db.config.attention_form == "factored":
         bare = db.catalog is None
         remedy = f"`wvindex build {db.path}`" if bare else "build its source again with --mla absorb"
@@ -28,4 +26,6 @@ def check_runs(db: Store) -> None:
             f"Q, K and V: {remedy}",
             file=db.path,
         )
+    from wvindex.infer.layout import check_runnable
+
     check_runnable(db)

@@ -7,24 +7,13 @@ https://zarr-specs.readthedocs.io/en/latest/v2/v2.0.html#chunks
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from wvindex.converting.orbax_values import Region, regions
 from wvindex.errors import ShardError, UnsupportedError
 from wvindex.sources.orbax_arrays import LeafArray
-
-Region = tuple[slice, ...]
-
-
-def regions(shape: Sequence[int], chunk: Sequence[int]) -> Iterator[Region]:
-    """Give the parts of an array that its chunks are, the last axis fastest."""
-    starts = [range(0, n, max(size, 1)) for n, size in zip(shape, chunk, strict=True)]
-    for corner in itertools.product(*starts):
-        yield tuple(
-            slice(start, min(start + axis.step, n))
-            for start, axis, n in zip(corner, starts, shape, strict=True)
-        )
 
 
 def chunk_keys(array: LeafArray, metadata: Mapping[str, Any], file: Path) -> dict[str, Region]:

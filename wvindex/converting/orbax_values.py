@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wvindex.converting.orbax_documents import array_metadata, compact, written_shapes
-from wvindex.converting.orbax_grid import regions
 from wvindex.converting.orbax_pairs import NewLeaf
 from wvindex.errors import NoSpace, ShardError, StoreError, UnreadableSource
 from wvindex.sources.orbax_arrays import array_spec, tensorstore
 from wvindex.sources.orbax_metadata import OrbaxTree
 from wvindex.sources.strict_json import parse_object
 
-_IN_FLIGHT: Final = 16 << 20
+IN_FLIGHT: Final = 16 << 20
 """Bytes of values that are on their way into a database at once; one is, whatever its size."""
 
 _OCDBT_CONFIG: Final = {
@@ -26,6 +27,10 @@ _OCDBT_CONFIG: Final = {
     "manifest_kind": "single",
 }
 """As Orbax writes its databases: metadata of arrays stand in the tree, chunks beside it."""
+
+
+Region = tuple[slice, ...]
+"""A part of an array, along every axis."""
 
 
 def metadata_key(name: str, *, zarr3: bool) -> str:
@@ -105,25 +110,54 @@ class TargetValues:
                 value = source.read(key)
                 futures.append(self._store.write(key, value))
                 nbytes += len(value)
-                if nbytes >= _IN_FLIGHT:
+                if nbytes >= IN_FLIGHT:
                     _finish(futures)
                     futures, nbytes = [], 0
             _finish(futures)
 
     def write(self, made: NewLeaf, metadata: Mapping[str, Any], on_bytes: Callable[[int], None]) -> None:
         """Write a new leaf, chunk by chunk."""
-        key = metadata_key(made.name, zarr3=self._zarr3)
-        spec = array_spec(self._directory, made.name, ocdbt=self._ocdbt, zarr3=self._zarr3)
+        self.write_metadata({made.name: metadata})
+        found = regions(made.shape, written_shapes(metadata)[0])
+        self.write_chunks(made.name, metadata, found, partial(_gathered, made), on_bytes)
+
+    def write_metadata(self, documents: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write the metadata of arrays, by their names, at once."""
+        with _reporting(self._directory):
+            _finish(
+                [
+                    self._store.write(metadata_key(name, zarr3=self._zarr3).encode(), compact(metadata))
+                    for name, metadata in documents.items()
+                ]
+            )
+
+    def write_chunks(
+        self,
+        name: str,
+        metadata: Mapping[str, Any],
+        chunks: Iterable[Region],
+        read: Callable[[Region], NDArray[Any]],
+        on_bytes: Callable[[int], None],
+    ) -> None:
+        """Write chunks of an array, whose metadata may stand in another database."""
+        spec = array_spec(self._directory, name, ocdbt=self._ocdbt, zarr3=self._zarr3)
         if self._ocdbt:
             spec["kvstore"] |= {"config": _OCDBT_CONFIG}
         spec["store_data_equal_to_fill_value"] = True  # a chunk that is missing is a fault
+        spec["metadata"] = dict(metadata)
+        mode = {"open": True, "assume_metadata": True, "read": True, "write": True}
         with _reporting(self._directory):
-            self._store.write(key.encode(), compact(metadata)).result()
-            array = tensorstore().open(spec, open=True, read=True, write=True, context=self._shared).result()
-            for region in regions(made.shape, written_shapes(metadata)[0]):
-                values = _gathered(made, region)
-                array[region].write(values).result()
+            array = tensorstore().open(spec, **mode, context=self._shared).result()
+            futures, nbytes = [], 0
+            for region in chunks:
+                values = read(region)
+                futures.append(array[region].write(values))
+                nbytes += values.nbytes
+                if nbytes >= IN_FLIGHT:
+                    _finish(futures)
+                    futures, nbytes = [], 0
                 on_bytes(values.nbytes)
+            _finish(futures)
 
 
 def database(directory: Path) -> dict[str, Any]:
@@ -161,7 +195,17 @@ def _opened(spec: Mapping[str, Any], shared: Any) -> Any:
     return tensorstore().KvStore.open(dict(spec), context=shared).result()
 
 
-def _gathered(made: NewLeaf, region: tuple[slice, ...]) -> NDArray[Any]:
+def regions(shape: Sequence[int], chunk: Sequence[int]) -> Iterator[Region]:
+    """Give the parts of an array that are written at once: its chunks."""
+    starts = [range(0, n, max(size, 1)) for n, size in zip(shape, chunk, strict=True)]
+    for corner in itertools.product(*starts):
+        yield tuple(
+            slice(start, min(start + axis.step, n))
+            for start, axis, n in zip(corner, starts, shape, strict=True)
+        )
+
+
+def _gathered(made: NewLeaf, region: Region) -> NDArray[Any]:
     """Read what stands in a region of a new leaf."""
     *outer, columns = region
     parts = []

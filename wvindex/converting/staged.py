@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
+import numpy as np
+
 from wvindex.errors import (
     NoSpace,
     SourceError,
@@ -115,7 +117,7 @@ class StagedDirectory:
         self._what = what
         self._staging = Staging(target, suffix=suffix, what=what)
         self._lock = BuildLock(self._staging.path, doing=doing)
-        self._buffer = memoryview(bytearray(buffer_bytes))
+        self._buffer = np.empty(buffer_bytes, np.uint8).data  # no page before it is written
         self._publishing = False
 
     def __enter__(self) -> Self:

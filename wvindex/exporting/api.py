@@ -1,4 +1,4 @@
-"""``wvindex.export``: a store back to a GGUF file or a Hugging Face directory."""
+"""``wvindex.export``: a store back to a GGUF file, a Hugging Face directory or a MaxText checkpoint."""
 
 from __future__ import annotations
 
@@ -17,15 +17,23 @@ from wvindex.errors import UsageError, WvindexError
 from wvindex.exporting.absorbed import require_dense, require_factors
 from wvindex.exporting.compose import Options, compose
 from wvindex.exporting.held import Held, open_held
+from wvindex.exporting.maxtext_write import require_means
 from wvindex.exporting.outline import Export, Outline
-from wvindex.exporting.targets import Report, is_inside, require_directory, require_file, write
+from wvindex.exporting.targets import (
+    Report,
+    is_inside,
+    require_directory,
+    require_file,
+    require_steps,
+    write,
+)
 from wvindex.limits import PROCESS_BYTES
 from wvindex.sizes import format_size, parse_size
 from wvindex.store.staging import SOURCES
 from wvindex.store.target import resolved
 from wvindex.transform.plan import STORAGE
 
-FORMATS: Final = ("safetensors", "gguf")
+FORMATS: Final = ("safetensors", "gguf", "maxtext")
 FORMS: Final = ("keep", "absorb")
 
 LEAST_MEMORY: Final = PROCESS_BYTES + (64 << 20)
@@ -35,11 +43,13 @@ def export(
     store: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    format: Literal["safetensors", "gguf"],
+    format: Literal["safetensors", "gguf", "maxtext"],
     mla: Literal["keep", "absorb"] | None = None,
     dtype: str = "keep",
     tokenizer: bool = True,
     max_shard_size: int | str | None = None,
+    scan_layers: bool = True,
+    fused_mla_lora_proj: bool = False,
     max_memory: int | str = "1GiB",
     overwrite: bool = False,
     restart: bool = False,
@@ -55,10 +65,10 @@ def export(
     store : path or URL
         A store; or a bare checkpoint, seen as the store that ``build(..., mla="keep")`` would make of it.
     out : path
-        A directory for ``safetensors``; for ``gguf`` a file, or with `max_shard_size` a directory. It appears
-        once it is whole. An interrupted export leaves what it wrote in ``<out>.exporting/``, and the same
-        call goes on from there.
-    format : {"safetensors", "gguf"}
+        A directory for ``safetensors``, and for ``maxtext``, whose tree is in ``0/items`` there; for ``gguf``
+        a file, or with `max_shard_size` a directory. It appears once it is whole. An interrupted export
+        leaves what it wrote in ``<out>.exporting/``, and the same call goes on from there.
+    format : {"safetensors", "gguf", "maxtext"}
     mla : {"keep", "absorb"}, optional
         Latent attention as its factors, or as dense arrays of absorbed attention, which no other program
         knows. By default the factors where the store holds them.
@@ -68,6 +78,10 @@ def export(
         Whether to write the tokenizer; one that another format cannot say exactly is refused.
     max_shard_size : int or str, optional
         Bytes of tensors in a file, such as ``"5GB"``. By default files are divided as the source's were.
+    scan_layers : bool
+        For ``maxtext``: whether layers are stacked along an axis, as MaxText's own ``scan_layers``.
+    fused_mla_lora_proj : bool
+        For ``maxtext``: whether the down-projections of latent attention are one leaf, ``wq_kv_a``.
     max_memory : int or str
         Bytes, or such as ``"512MiB"``.
     overwrite : bool
@@ -90,15 +104,24 @@ def export(
     StoreError, SourceError
         If the store cannot be read, or the result not be written.
     UsageError
-        If an option has no such value, or `out` stands in the store.
+        If an option has no such value, `out` stands in the store, or what ``maxtext`` needs is not installed.
     """
-    asked = _asked(format, mla, dtype, tokenizer, max_shard_size)
+    asked = _asked(
+        format=format,
+        mla=mla,
+        dtype=dtype,
+        tokenizer=tokenizer,
+        max_shard_size=max_shard_size,
+        scan_layers=scan_layers,
+        fused_mla_lora_proj=fused_mla_lora_proj,
+    )
     budget = _memory(max_memory)
     target = resolved(out)
     require = _require_replaceable(asked, overwrite=overwrite)
     require_place(target, require)
     with _composed(store, target, asked) as (held, outline):
         _require_representable(outline)
+        require_means(outline.leaves, budget)
         write(
             outline,
             target,
@@ -117,11 +140,13 @@ def plan_export(
     store: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    format: Literal["safetensors", "gguf"],
+    format: Literal["safetensors", "gguf", "maxtext"],
     mla: Literal["keep", "absorb"] | None = None,
     dtype: str = "keep",
     tokenizer: bool = True,
     max_shard_size: int | str | None = None,
+    scan_layers: bool = True,
+    fused_mla_lora_proj: bool = False,
 ) -> Export:
     """Plan an export without writing anything: every tensor, every file, and what stands in the way.
 
@@ -140,7 +165,15 @@ def plan_export(
     UsageError
         If an option has no such value.
     """
-    asked = _asked(format, mla, dtype, tokenizer, max_shard_size)
+    asked = _asked(
+        format=format,
+        mla=mla,
+        dtype=dtype,
+        tokenizer=tokenizer,
+        max_shard_size=max_shard_size,
+        scan_layers=scan_layers,
+        fused_mla_lora_proj=fused_mla_lora_proj,
+    )
     target = resolved(out)
     with _composed(store, target, asked) as (_, outline):
         form: Literal["kept", "absorbed"] = "absorbed" if outline.is_absorbed else "kept"
@@ -157,7 +190,7 @@ def _composed(store: str | os.PathLike[str], target: Path, asked: Options) -> It
             found=target,
         )
     with open_held(store) as held:
-        if asked.mla == "keep":
+        if asked.mla == "keep" or asked.format == "maxtext":
             require_factors(held)
         if asked.mla == "absorb":
             require_dense(held)
@@ -165,11 +198,18 @@ def _composed(store: str | os.PathLike[str], target: Path, asked: Options) -> It
 
 
 def _asked(
-    format_: str, mla: str | None, dtype: str, tokenizer: bool, max_shard_size: int | str | None
+    *,
+    format: str,
+    mla: str | None,
+    dtype: str,
+    tokenizer: bool,
+    max_shard_size: int | str | None,
+    scan_layers: bool,
+    fused_mla_lora_proj: bool,
 ) -> Options:
     for name, value, allowed in (
-        ("format", format_, FORMATS),
-        ("mla", mla, (None, *FORMS)),
+        ("format", format, FORMATS),
+        ("mla", mla, (None, *FORMS) if format != "maxtext" else (None, "keep")),
         ("dtype", dtype, tuple(STORAGE)),
     ):
         if value not in allowed:
@@ -178,12 +218,22 @@ def _asked(
     size = parse_size(max_shard_size) if max_shard_size is not None else None
     if size == 0:
         raise UsageError("a file has to hold something", field="max_shard_size", found=max_shard_size)
+    is_maxtext = format == "maxtext"
+    for name, given in (
+        ("max_shard_size", is_maxtext and size is not None),
+        ("scan_layers", not is_maxtext and not scan_layers),
+        ("fused_mla_lora_proj", not is_maxtext and fused_mla_lora_proj),
+    ):
+        if given:
+            raise UsageError(f"{format} has no such option", field=name, found=format)
     return Options(
-        format=cast("Literal['safetensors', 'gguf']", format_),
+        format=cast("Literal['safetensors', 'gguf', 'maxtext']", format),
         mla=cast("Literal['keep', 'absorb'] | None", mla),
         storage=STORAGE[dtype],
         tokenizer=tokenizer,
         max_shard_size=size,
+        scan_layers=scan_layers,
+        fused_mla_lora_proj=fused_mla_lora_proj,
     )
 
 
@@ -191,6 +241,8 @@ def _require_replaceable(asked: Options, *, overwrite: bool) -> Callable[[Path],
     """Give what refuses to replace anything but a result of the same kind."""
     if _is_file(asked):
         return partial(require_file, overwrite=overwrite)
+    if asked.format == "maxtext":
+        return partial(require_steps, overwrite=overwrite)
     return partial(require_directory, suffix=f".{asked.format}", overwrite=overwrite)
 
 
@@ -224,6 +276,8 @@ def _identity(held: Held, outline: Outline, asked: Options) -> dict[str, Any]:
     digest = hashlib.sha256()
     for name, parts in outline.contents.items():
         digest.update(repr((name, [part.nbytes for part in parts])).encode())
+    for leaf in outline.leaves:
+        digest.update(repr((leaf.name, leaf.shape, leaf.chunk_shape, leaf.encoding.name)).encode())
     return {
         "generator": GENERATOR,
         SOURCES: held.identity,

@@ -23,8 +23,9 @@ from wvindex.exporting.gguf_named import gguf_tensors
 from wvindex.exporting.gguf_target import compose_gguf, restored_metadata, with_file_type
 from wvindex.exporting.held import Held
 from wvindex.exporting.hub_described import hub_config
-from wvindex.exporting.hub_named import hub_tensors
+from wvindex.exporting.hub_named import hub_tensors, standard_tensors
 from wvindex.exporting.hub_target import compose_hub, dumped, restored_config, with_dtype
+from wvindex.exporting.maxtext_target import compose_maxtext
 from wvindex.exporting.outline import Outline
 from wvindex.exporting.restore import Refused, restored
 from wvindex.exporting.tensors import OutTensor, cast_to, refusal_in
@@ -33,6 +34,7 @@ from wvindex.formats.encodings import Encoding
 
 GGUF: Final = "gguf"
 SAFETENSORS: Final = "safetensors"
+MAXTEXT: Final = "maxtext"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +43,22 @@ class Options:
 
     Attributes
     ----------
-    format : {"safetensors", "gguf"}
+    format : {"safetensors", "gguf", "maxtext"}
     mla : {"keep", "absorb"} or None
     storage : Encoding or None
     tokenizer : bool
     max_shard_size : int or None
+    scan_layers, fused_mla_lora_proj : bool
+        Of MaxText.
     """
 
-    format: Literal["safetensors", "gguf"]
+    format: Literal["safetensors", "gguf", "maxtext"]
     mla: Literal["keep", "absorb"] | None
     storage: Encoding | None
     tokenizer: bool
     max_shard_size: int | None
+    scan_layers: bool = True
+    fused_mla_lora_proj: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Give plain JSON values."""
@@ -62,6 +68,8 @@ class Options:
             "dtype": self.storage.name if self.storage is not None else "keep",
             "tokenizer": self.tokenizer,
             "max_shard_size": self.max_shard_size,
+            "scan_layers": self.scan_layers,
+            "fused_mla_lora_proj": self.fused_mla_lora_proj,
         }
 
 
@@ -83,8 +91,7 @@ def compose(held: Held, asked: Options, *, stem: str) -> Outline:
         outline.add_tensors(tensors, "")
         return outline
     try:
-        write = _compose_gguf if asked.format == GGUF else _compose_hub
-        write(outline, held, tensors, asked, stem)
+        _COMPOSERS[asked.format](outline, held, tensors, asked, stem)
     except UnsupportedError as error:
         outline.refusals.append((error.tensor or error.field or asked.format, error))
         outline.add_tensors(tensors, "")
@@ -94,6 +101,8 @@ def compose(held: Held, asked: Options, *, stem: str) -> Outline:
 def _tensors(held: Held, asked: Options, *, absorbed: bool) -> Iterable[OutTensor | Refused]:
     if absorbed:
         return dense_tensors(held)
+    if asked.format == MAXTEXT:
+        return standard_tensors(held, asked.storage)
     if held.source_format == asked.format:
         return restored(held)
     named = hub_tensors if asked.format == SAFETENSORS else gguf_tensors
@@ -166,3 +175,19 @@ def _compose_hub(
     compose_hub(
         outline, held, tensors, config=config, tokenizer=tokenizer, max_shard_size=asked.max_shard_size
     )
+
+
+def _compose_maxtext(
+    outline: Outline, held: Held, tensors: Sequence[OutTensor], asked: Options, stem: str
+) -> None:
+    compose_maxtext(
+        outline,
+        held,
+        tensors,
+        scan_layers=asked.scan_layers,
+        fused_mla_lora_proj=asked.fused_mla_lora_proj,
+        tokenizer=asked.tokenizer,
+    )
+
+
+_COMPOSERS: Final = {GGUF: _compose_gguf, SAFETENSORS: _compose_hub, MAXTEXT: _compose_maxtext}

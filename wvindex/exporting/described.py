@@ -31,7 +31,7 @@ class Described:
     Attributes
     ----------
     path : Path
-    format : {"gguf", "safetensors"}
+    format : {"gguf", "safetensors", "maxtext"}
     stated : mapping
         ``config.json``, or GGUF's metadata by key.
     infos : sequence of TensorInfo
@@ -40,7 +40,7 @@ class Described:
     """
 
     path: Path
-    format: Literal["gguf", "safetensors"]
+    format: Literal["gguf", "safetensors", "maxtext"]
     stated: Mapping[str, Any]
     infos: Sequence[TensorInfo]
     readable: Mapping[str, OutTensor]
@@ -87,7 +87,10 @@ class Described:
 
 
 def described(
-    name: str, form: Literal["gguf", "safetensors"], stated: Mapping[str, Any], tensors: Sequence[OutTensor]
+    name: str,
+    form: Literal["gguf", "safetensors", "maxtext"],
+    stated: Mapping[str, Any],
+    tensors: Sequence[OutTensor],
 ) -> Described:
     """Give the description of a result."""
     path = Path(name)
@@ -110,8 +113,16 @@ def as_found(held: Held) -> Described:
     return Described(path, "gguf", held.source_config, infos, readable)
 
 
-def require_same_model(described: Described, config: ModelConfig) -> None:
+def require_same_model(described: Described, config: ModelConfig, *, besides: Sequence[str] = ()) -> None:
     """Read a description as a build would, and refuse it where it means another model.
+
+    Parameters
+    ----------
+    described : Described
+    config : ModelConfig
+        That it shall say.
+    besides : sequence of str
+        Fields that it may leave out.
 
     Raises
     ------
@@ -128,7 +139,7 @@ def require_same_model(described: Described, config: ModelConfig) -> None:
         ) from error
     for one in fields(ModelConfig):
         before, after = getattr(config, one.name), getattr(found, one.name)
-        if one.name not in _NOT_COMPARED and not _same(before, after):
+        if one.name not in (*_NOT_COMPARED, *besides) and not _same(before, after):
             raise UnsupportedError(
                 f"{described.format} cannot say this of the model",
                 file=described.path,

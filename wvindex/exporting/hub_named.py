@@ -15,7 +15,7 @@ from wvindex.errors import UnsupportedError, WvindexError
 from wvindex.exporting.held import Held
 from wvindex.exporting.restore import Refused
 from wvindex.exporting.rows import OrderedRows, OrderedVector, Section, expert_rows, in_standard_order, joined
-from wvindex.exporting.tensors import OutTensor, contradiction, require_fitting
+from wvindex.exporting.tensors import OutTensor, contradiction, packed_refusal, require_fitting
 from wvindex.formats.encodings import F32, Encoding
 from wvindex.sources.base import TensorInfo
 from wvindex.transform.combine import Cast, Concat
@@ -63,9 +63,34 @@ def _named(held: Held, family: Family, rows: StoredRows, storage: Encoding | Non
         if module == family.splits[fused][0]:
             yield _fused(held, family, layer, fused, kind)
     elif module == _K_B:
-        yield _joined_factors(held, family, layer, storage)
+        whole = _joined_factors(held, layer, storage)
+        role = split_layer(whole.name)[1]
+        yield _checked(held, family, layer, role, whole.shape, whole.rows, Placement(whole.name))
     elif module != _V_B:
         yield _checked(held, family, layer, role, shape, _in_order(held, rows), Placement(key))
+
+
+def standard_tensors(held: Held, storage: Encoding | None) -> Iterator[OutTensor | Refused]:
+    """Give every array under its standard key, experts in stacks, in Hugging Face's order of rows.
+
+    Of latent attention the factors are given, K's and V's in one; no dense arrays.
+    """
+    for rows in held.arrays.values():
+        key, shape = rows.spec.key, rows.spec.shape
+        layer, role = split_layer(key)
+        module = role.rpartition(".")[0]
+        is_factor = layer is not None and all(
+            layer_key(layer, f"{name}.weight") in held.arrays for name in (_K_B, _V_B)
+        )
+        if _MADE & set(rows.spec.transforms) or (is_factor and module == _V_B):
+            continue
+        try:
+            if is_factor and module == _K_B and layer is not None:
+                yield _joined_factors(held, layer, storage)
+            else:
+                yield OutTensor(key, shape, _in_order(held, rows))
+        except WvindexError as error:
+            yield Refused(key, error)
 
 
 def _in_order(held: Held, rows: StoredRows) -> Rows:
@@ -90,7 +115,7 @@ def _fused(held: Held, family: Family, layer: int, module: str, kind: str) -> Ou
     return OutTensor(name, shape, joined(found, vectors=len(shape) < 2))
 
 
-def _joined_factors(held: Held, family: Family, layer: int, storage: Encoding | None) -> OutTensor:
+def _joined_factors(held: Held, layer: int, storage: Encoding | None) -> OutTensor:
     """Join K's and V's factors, whose packed blocks run along other rows: they are decoded."""
     keys, values = (held.arrays[layer_key(layer, f"{name}.weight")] for name in (_K_B, _V_B))
     mla, heads = held.config.mla, held.config.num_attention_heads or 0
@@ -99,12 +124,7 @@ def _joined_factors(held: Held, family: Family, layer: int, storage: Encoding | 
         found = f"{keys.spec.shape} and {values.spec.shape}"
         raise contradiction(keys.spec.key, held.name, f"{heads} heads of {nope} and {width} rows", found)
     if storage is None and not (keys.encoding.is_plain and values.encoding.is_plain):
-        raise UnsupportedError(
-            "safetensors has no packed types; give a dtype",
-            tensor=keys.spec.key,
-            expected="bfloat16, float16 or float32",
-            found=keys.encoding.name,
-        )
+        raise packed_refusal(keys.spec.key, keys.encoding)
     turned = TransposedRows(keys)
     parts: list[Rows] = []
     for head in range(heads):
@@ -113,7 +133,7 @@ def _joined_factors(held: Held, family: Family, layer: int, storage: Encoding | 
     key = layer_key(layer, f"{_KV_B}.weight")
     shape = (heads * (nope + width), rank)
     rows = Concat(parts, stacked=False)
-    return _checked(held, family, layer, f"{_KV_B}.weight", shape, rows, Placement(key))
+    return require_fitting(OutTensor(key, shape, rows), held.name)
 
 
 def _checked(

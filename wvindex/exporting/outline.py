@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from wvindex.converting.staged import Content
 from wvindex.errors import WvindexError
+from wvindex.exporting.maxtext_leaves import ITEMS, LeafForm
 from wvindex.exporting.tensors import OutTensor
 from wvindex.sizes import format_size
 
-Format = Literal["safetensors", "gguf"]
+Format = Literal["safetensors", "gguf", "maxtext"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,8 @@ class Outline:
         What each file is made of.
     tensors : list of (OutTensor, str)
         Each tensor, and its file.
+    leaves : list of LeafForm
+        Of a MaxText checkpoint, the arrays of its tree.
     refusals : list of (str, WvindexError)
     notes : list of str
     is_absorbed : bool
@@ -116,6 +119,7 @@ class Outline:
 
     contents: dict[str, list[Content]] = field(default_factory=dict)
     tensors: list[tuple[OutTensor, str]] = field(default_factory=list)
+    leaves: list[LeafForm] = field(default_factory=list)
     refusals: list[tuple[str, WvindexError]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     is_absorbed: bool = False
@@ -124,8 +128,19 @@ class Outline:
         """Note which file tensors stand in."""
         self.tensors += [(tensor, file) for tensor in tensors]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that will be written, before leaves are compressed."""
+        files = sum(part.nbytes for parts in self.contents.values() for part in parts)
+        return files + sum(leaf.nbytes for leaf in self.leaves)
+
     def export(self, format_: str, form: Literal["kept", "absorbed"], source: str, target: str) -> Export:
         """Give what was gathered."""
+        listed: list[tuple[OutTensor | LeafForm, str]] = [*self.tensors]
+        files = {name: sum(one.nbytes for one in parts) for name, parts in self.contents.items()}
+        if self.leaves:
+            listed += [(leaf, ITEMS) for leaf in self.leaves]
+            files = {ITEMS: sum(leaf.nbytes for leaf in self.leaves)} | files
         return Export(
             format=format_,
             form=form,
@@ -139,9 +154,9 @@ class Outline:
                     nbytes=tensor.nbytes,
                     file=file,
                 )
-                for tensor, file in self.tensors
+                for tensor, file in listed
             ),
-            files={name: sum(one.nbytes for one in parts) for name, parts in self.contents.items()},
+            files=files,
             refusals=tuple(self.refusals),
             notes=tuple(self.notes),
         )

@@ -11,10 +11,13 @@ from typing import Any, Final
 from wvindex.building import Progress
 from wvindex.converting.staged import StagedDirectory, require_checkpoint
 from wvindex.errors import TargetExists
+from wvindex.exporting.maxtext_leaves import ITEMS, STEP
+from wvindex.exporting.maxtext_write import write_leaves
 from wvindex.exporting.outline import Outline
 from wvindex.limits import PROCESS_BYTES
 from wvindex.sources.files import list_names
 from wvindex.sources.gguf_header import MAGIC
+from wvindex.sources.orbax_metadata import METADATA, is_step, steps
 from wvindex.store.reader import is_store
 
 SUFFIX: Final = ".exporting"
@@ -34,6 +37,24 @@ def require_directory(path: Path, *, suffix: str, overwrite: bool) -> None:
     """
     kind = f"a directory of {suffix} files"
     require_checkpoint(path, overwrite=overwrite, kind=kind, is_kind=partial(_holds, suffix=suffix))
+
+
+def require_steps(path: Path, *, overwrite: bool) -> None:
+    """Refuse to put a directory where something else stands than one with a step like an export's alone.
+
+    A run's checkpoints, which are steps beside each other, are never replaced.
+
+    Raises
+    ------
+    TargetExists
+    """
+    kind = f"a MaxText checkpoint of one step, {ITEMS},"
+    require_checkpoint(path, overwrite=overwrite, kind=kind, is_kind=_has_one_step)
+
+
+def _has_one_step(path: Path) -> bool:
+    found = [name for name in list_names(path) if is_step(name)]
+    return found == [STEP] == steps(path) and METADATA in list_names(path / ITEMS)
 
 
 def require_file(path: Path, *, overwrite: bool) -> None:
@@ -88,7 +109,7 @@ def write(
     restart, max_memory, progress
         As in `wvindex.export`.
     """
-    total = sum(part.nbytes for parts in outline.contents.values() for part in parts)
+    total = outline.nbytes
     done = 0
 
     def report(name: str, nbytes: int) -> None:
@@ -110,6 +131,8 @@ def write(
         staged.require_space(total)
         for name, parts in outline.contents.items():
             staged.write(name, parts, partial(report, name))
+        if outline.leaves:
+            write_leaves(staged, outline.leaves, report)
         require_unchanged()
         if as_file:
             (name,) = outline.contents

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from wvindex.errors import CatalogError, UnsupportedError, WvindexError
-from wvindex.formats.encodings import Encoding
+from wvindex.formats.encodings import BF16, F16, F32, FLOAT_ENCODINGS, Encoding
 from wvindex.formats.ggml import can_decode
 from wvindex.sources.gguf_types import GGML_TYPES
 from wvindex.transform.assemble import storage_for
@@ -16,6 +16,9 @@ from wvindex.transform.rows import Rows
 
 GGML_NUMBERS: Final = {name: number for number, name in GGML_TYPES.items()}
 """GGML's numbers of tensor types, by name."""
+
+MAXTEXT_ENCODINGS: Final = frozenset({F32.name, F16.name, BF16.name})
+"""What MaxText's parameters may be; codes with scales beside them are none."""
 
 
 @dataclass(frozen=True)
@@ -115,22 +118,28 @@ def cast_to(tensor: OutTensor, storage: Encoding | None) -> OutTensor:
 def refusal_in(tensor: OutTensor, form: str) -> WvindexError | None:
     """Give why a file of a format cannot hold a tensor; None where it can."""
     name = tensor.encoding.name
-    if form == "gguf":
-        if name not in GGML_NUMBERS:
-            return UnsupportedError(
-                "GGUF has no such type; give a dtype",
-                tensor=tensor.name,
-                expected="F32, F16, BF16, or a type of GGML's",
-                found=name,
-            )
-        if not tensor.shape:
-            return UnsupportedError("GGUF has no scalars", tensor=tensor.name, found=tensor.shape)
-        return None
-    if tensor.encoding.dtype is None:
+    if form == "maxtext" and name not in MAXTEXT_ENCODINGS:
+        if tensor.encoding.is_plain and name not in FLOAT_ENCODINGS:
+            return UnsupportedError("MaxText's parameters are no integers", tensor=tensor.name, found=name)
+        return packed_refusal(tensor.name, tensor.encoding, "MaxText has no such type")
+    if form == "gguf" and name not in GGML_NUMBERS:
         return UnsupportedError(
-            "safetensors has no packed types; give a dtype",
+            "GGUF has no such type; give a dtype",
             tensor=tensor.name,
-            expected="bfloat16, float16 or float32",
+            expected="F32, F16, BF16, or a type of GGML's",
             found=name,
         )
+    if form == "gguf" and not tensor.shape:
+        return UnsupportedError("GGUF has no scalars", tensor=tensor.name, found=tensor.shape)
+    if form == "safetensors" and tensor.encoding.dtype is None:
+        return packed_refusal(tensor.name, tensor.encoding)
     return None
+
+
+def packed_refusal(
+    name: str, encoding: Encoding, reason: str = "safetensors has no packed types"
+) -> UnsupportedError:
+    """Say that a tensor has to be decoded."""
+    return UnsupportedError(
+        f"{reason}; give a dtype", tensor=name, expected="bfloat16, float16 or float32", found=encoding.name
+    )

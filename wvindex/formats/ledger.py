@@ -12,7 +12,7 @@ SCALES: Final = "scales"
 """Reason of a tensor that scales another's codes."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LedgerEntry:
     """What became of one source tensor.
 

@@ -13,8 +13,6 @@ from wvindex.sources.base import Source
 from wvindex.sources.files import OpenFiles, is_directory, list_names, resolve_member
 from wvindex.sources.gguf import GGUFSource
 from wvindex.sources.gguf_header import MAGIC
-from wvindex.sources.maxtext import MaxTextSource
-from wvindex.sources.orbax_metadata import is_orbax
 from wvindex.sources.safetensors import SafetensorsSource
 from wvindex.sources.safetensors_header import LENGTH_BYTES
 
@@ -72,8 +70,13 @@ def open_source(path: str | Path, config: str | os.PathLike[str] | None = None) 
 def _open_directory(directory: Path, config: str | os.PathLike[str] | None) -> Source:
     names = list_names(directory)
     is_hub = any(name.endswith((safetensors_index.SUFFIX, safetensors_index.INDEX_SUFFIX)) for name in names)
-    if not is_hub and is_orbax(directory):
-        return MaxTextSource(directory, config)
+    if not is_hub:
+        from wvindex.sources.orbax_metadata import is_orbax  # which other checkpoints need not wait for
+
+        if is_orbax(directory):
+            from wvindex.sources.maxtext import MaxTextSource
+
+            return MaxTextSource(directory, config)
     _require_none(config, directory)
     if is_hub:
         return SafetensorsSource(directory)

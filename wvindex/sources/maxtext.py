@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -21,7 +21,7 @@ from wvindex.sources.maxtext_config import read_config
 from wvindex.sources.maxtext_forms import Form, forms
 from wvindex.sources.maxtext_tensors import Parts, TensorForm
 from wvindex.sources.orbax_arrays import RUNTIME_BYTES, LeafArray, context, open_arrays
-from wvindex.sources.orbax_metadata import METADATA, OCDBT_MANIFEST, locate, read_tree
+from wvindex.sources.orbax_metadata import METADATA, OCDBT_MANIFEST, is_step, locate, read_tree
 from wvindex.sources.safetensors import TOKENIZER_FILES, VOCABULARY_FILES
 from wvindex.sources.unstacked import UnstackedLeaf
 
@@ -29,7 +29,7 @@ _HASHED: Final = (METADATA, OCDBT_MANIFEST)
 """Files that say what all the others hold."""
 
 _CONFIGS: Final = ("config.json", "maxtext.yml", "maxtext.yaml", "config.yml", "config.yaml")
-"""Where a configuration is looked for that was not named, beside the tree and one level up."""
+"""Where a configuration is looked for that was not named, in `_beside` the tree."""
 
 _CACHED_BYTES: Final = 8 << 20
 """A leaf of at most so many bytes is read through TensorStore's cache, never put apart."""
@@ -41,7 +41,7 @@ class MaxTextSource:
     Parameters
     ----------
     path : str or Path
-        The directory with the tree (``.../items``), or a step's with one item in it.
+        The directory with the tree (``.../items``), a step's with one item in it, or one with one step in it.
     config : path, optional
         MaxText's YAML, or a config.json of Hugging Face. Looked for beside the tree where not given.
 
@@ -187,9 +187,12 @@ class MaxTextSource:
 
     def tokenizer(self) -> TokenizerData | None:
         """Read tokenizer files beside the tree; MaxText itself keeps none there."""
-        contents = ((name, read_beside(self.place, name, MAX_JSON_BYTES)) for name in TOKENIZER_FILES)
-        files = {name: data for name, data in contents if data is not None}
-        return TokenizerData(files=files, gguf={}) if files.keys() & VOCABULARY_FILES else None
+        for place in _beside(self.place):
+            contents = ((name, read_beside(place, name, MAX_JSON_BYTES)) for name in TOKENIZER_FILES)
+            files = {name: data for name, data in contents if data is not None}
+            if files.keys() & VOCABULARY_FILES:
+                return TokenizerData(files=files, gguf={})
+        return None
 
     def fingerprint(self) -> tuple[FileFingerprint, ...]:
         """One fingerprint a file, sorted by name, taken when the source was opened."""
@@ -213,10 +216,15 @@ def _stack(form: Form) -> str:
 
 def _block_nbytes(array: LeafArray, tensor: TensorForm | None) -> int:
     """Give the bytes of what is decoded at once: a chunk, with all the layers of a stack."""
-    if tensor is None or tensor.scan_axis is None:
+    if tensor is None or tensor.scan_axis is None or _is_apart(array, tensor.scan_axis):
         return array.chunk_nbytes
     layers = array.shape[tensor.scan_axis]
     return array.chunk_nbytes // max(min(array.chunk_shape[tensor.scan_axis], layers), 1) * layers
+
+
+def _is_apart(array: LeafArray, scan_axis: int) -> bool:
+    """Whether each chunk of a stack is of one layer, as exports write them."""
+    return array.chunk_shape[scan_axis] == 1
 
 
 def _unstacked(array: LeafArray, tensor: TensorForm, directory: Path) -> UnstackedLeaf:
@@ -225,13 +233,22 @@ def _unstacked(array: LeafArray, tensor: TensorForm, directory: Path) -> Unstack
     leading = [] if tensor.scan_axis is None else [tensor.scan_axis]
     matrices = [] if layout.experts is None else [axes[layout.experts]]
     inner = [axes[axis] for axis in (*layout.rows, *layout.columns)]
-    return UnstackedLeaf(array, [*leading, *matrices, *inner], set(leading), directory)
+    whole = {axis for axis in leading if not _is_apart(array, axis)}
+    return UnstackedLeaf(array, [*leading, *matrices, *inner], whole, directory)
+
+
+def _beside(directory: Path) -> Iterator[Path]:
+    """Give where a tree may be described: in its directory, one level up, and above that if it is a step."""
+    yield directory
+    yield directory.parent
+    if is_step(directory.parent.name):
+        yield directory.parent.parent
 
 
 def _config_path(directory: Path, config: str | os.PathLike[str] | None) -> Path:
     if config is not None:
         return Path(config)
-    for place in (directory, directory.parent):
+    for place in _beside(directory):
         for name in _CONFIGS:
             if (place / name).is_file():
                 return place / name

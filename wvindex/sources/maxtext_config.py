@@ -72,7 +72,7 @@ _SIZES: Final = (
     "base_mlp_dim",
     "base_num_decoder_layers",
 )
-_MODEL_TYPES: Final = {
+MODEL_TYPES: Final = {
     "llama2": "llama",
     "mistral": "mistral",
     "mixtral": "mixtral",
@@ -84,7 +84,7 @@ _MODEL_TYPES: Final = {
 }
 """What ``decoder_block`` is to Hugging Face; DeepSeek-V2 and V3 are one block there."""
 
-_ACTIVATIONS: Final = {"silu": "silu", "gelu": "gelu_pytorch_tanh"}
+ACTIVATIONS: Final = {"silu": "silu", "gelu": "gelu_pytorch_tanh"}
 """Of ``mlp_activations``; JAX's gelu is the approximation by tanh."""
 
 
@@ -114,7 +114,11 @@ def read_config(path: Path) -> MaxTextConfig:
     MetadataError, UnsupportedModel
         If a field is missing or wrong, or the model is one that wvindex does not map.
     """
-    data = read_whole(path, real_path(path), MAX_JSON_BYTES)
+    return parsed_config(read_whole(path, real_path(path), MAX_JSON_BYTES), path)
+
+
+def parsed_config(data: bytes, path: Path) -> MaxTextConfig:
+    """Read a configuration that is in memory; `path` is its name. Raises as `read_config`."""
     if path.suffix == ".json":
         document = parse_object(data, file=path, constants=True)
     else:
@@ -172,9 +176,9 @@ class _Settings:
     def activation(self) -> str:
         value = self._raw["mlp_activations"]
         gate = value[0] if isinstance(value, list) and len(value) == 2 and value[1] == "linear" else None
-        if gate not in _ACTIVATIONS:
-            raise self.error("mlp_activations", f"[{' or '.join(_ACTIVATIONS)}, linear]", value)
-        return _ACTIVATIONS[gate]
+        if gate not in ACTIVATIONS:
+            raise self.error("mlp_activations", f"[{' or '.join(ACTIVATIONS)}, linear]", value)
+        return ACTIVATIONS[gate]
 
     def error(self, name: str, expected: str, found: object) -> MetadataError:
         return MetadataError(
@@ -188,19 +192,19 @@ class _Settings:
 
 def _converted(s: _Settings) -> MaxTextConfig:
     block = s.text("decoder_block")
-    if block not in _MODEL_TYPES or s.flag("use_indexer"):
+    if block not in MODEL_TYPES or s.flag("use_indexer"):
         raise UnsupportedModel(
             "a MaxText model that wvindex does not map",
             file=s.file,
             field="decoder_block",
-            expected=f"{', '.join(_MODEL_TYPES)}, without an indexer",
+            expected=f"{', '.join(MODEL_TYPES)}, without an indexer",
             found=block,
         )
     if s.number("global_parameter_scale") != 1:
         raise s.error(
             "global_parameter_scale", "1, and sizes as they are", s.number("global_parameter_scale")
         )
-    hub = _common(s, _MODEL_TYPES[block])
+    hub = _common(s, MODEL_TYPES[block])
     hub |= _deepseek(s) if block == "deepseek" else _grouped_query(s, block)
     return MaxTextConfig(hub, s.integer("param_scan_axis"))
 

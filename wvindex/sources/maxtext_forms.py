@@ -76,6 +76,17 @@ def forms(arrays: Sequence[LeafArray], config: MaxTextConfig, file: Path) -> tup
     return tuple(found)
 
 
+def require_whole(config: MaxTextConfig, held: Collection[str], file: Path) -> None:
+    """Refuse tensors that lack one which every layer of its kind has, or the model.
+
+    Raises
+    ------
+    MetadataError
+        Naming the first that is missing.
+    """
+    _Model(config, file).require_whole(held)
+
+
 class _Model:
     """What a configuration says of the tree."""
 

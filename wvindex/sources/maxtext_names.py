@@ -220,12 +220,17 @@ def _predicting(path: tuple[str, ...]) -> Holding | None:
     stack, number = _numbered(path[0], ("mtp_layer",))
     if stack is None or not number:
         return None
+    name = ".".join(path[1:])
+    inner = name.removeprefix(f"mtp_{number}_transformer_layer.")
+    known = predicting_names(number).get(name) or LAYER.get(inner)
+    return Holding(known[0], known[1], "mtp", number - 1) if known else None
+
+
+def predicting_names(number: int) -> dict[str, tuple[str, Layout]]:
+    """Give what the layer that predicts the `number`-th further token has beside a layer."""
     prefix = f"mtp_{number}_"
-    apart = {
+    return {
         f"{prefix}embedding_norm.scale": ("enorm.weight", VECTOR),
         f"{prefix}hidden_state_norm.scale": ("hnorm.weight", VECTOR),
         f"{prefix}projection.kernel": ("eh_proj.weight", KERNEL),
     }
-    name = ".".join(path[1:])
-    known = apart.get(name) or LAYER.get(name.removeprefix(f"{prefix}transformer_layer."))
-    return Holding(known[0], known[1], "mtp", number - 1) if known else None

@@ -119,7 +119,7 @@ def tensorstore() -> Any:
         import tensorstore as ts
     except ImportError as error:
         raise UsageError(
-            "MaxText checkpoints are read through TensorStore",
+            "MaxText checkpoints are read and written through TensorStore",
             expected="pip install 'wvindex[maxtext]'",
             found="no module named tensorstore",
         ) from error

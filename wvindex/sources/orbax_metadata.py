@@ -82,19 +82,35 @@ class OrbaxTree:
 
 
 def is_orbax(directory: Path) -> bool:
-    """Whether a directory is an Orbax checkpoint, or a step's with one item in it."""
+    """Whether a directory is an Orbax checkpoint, a step's with an item in it, or one of steps."""
     names = list_names(directory)
-    return METADATA in names or OCDBT_MANIFEST in names or bool(_items(directory, names))
+    return METADATA in names or OCDBT_MANIFEST in names or bool(_items(directory, names) or steps(directory))
 
 
-def _items(directory: Path, names: list[str]) -> list[str]:
+def steps(directory: Path) -> list[str]:
+    """Give the names of directories that are steps, whole numbers, with an item in each."""
     return [
-        name for name in names if is_directory(directory / name) and METADATA in list_names(directory / name)
+        name
+        for name in list_names(directory)
+        if is_step(name) and is_directory(directory / name) and _items(directory / name)
+    ]
+
+
+def is_step(name: str) -> bool:
+    """Whether a name is one of a step."""
+    return name.isascii() and name.isdigit()
+
+
+def _items(directory: Path, names: list[str] | None = None) -> list[str]:
+    return [
+        name
+        for name in (list_names(directory) if names is None else names)
+        if is_directory(directory / name) and METADATA in list_names(directory / name)
     ]
 
 
 def locate(directory: Path) -> Path:
-    """Find the item that holds the tree: the directory itself, or the one below a step's.
+    """Find the item that holds the tree: the directory itself, the one below a step's, or below the one step.
 
     Raises
     ------
@@ -107,6 +123,11 @@ def locate(directory: Path) -> Path:
     if METADATA in names:
         return directory
     items = _items(directory, names)
+    found = [] if items or OCDBT_MANIFEST in names else steps(directory)
+    if len(found) > 1:
+        raise UsageError("several steps: name one of them", file=directory, found=", ".join(found))
+    if found:
+        return locate(directory / found[0])
     if len(items) > 1:
         raise UsageError("several items: name one of them", file=directory, found=", ".join(items))
     if not items:

@@ -7,10 +7,8 @@ entry a tensor with its dtype, shape and place in the data; data, which the tens
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Final, NoReturn
@@ -22,25 +20,27 @@ from wvindex.errors import (
     TruncatedSource,
     UnsupportedError,
 )
-from wvindex.formats.encodings import ENCODINGS
 from wvindex.limits import MAX_DIMS, MAX_ELEMENTS, MAX_NAME_BYTES, MAX_SAFETENSORS_HEADER, MAX_TENSORS
 from wvindex.sources.base import TensorInfo
 from wvindex.sources.files import OpenFiles
+from wvindex.sources.safetensors_entries import (
+    DTYPES,
+    ENTRY_FIELDS,
+    SURELY_SHORT,
+    n_elements,
+    sound_tensors,
+)
 from wvindex.sources.strict_json import json_type, parse_object
 
 LENGTH_BYTES: Final = 8
 _METADATA: Final = "__metadata__"
-_SURELY_SHORT: Final = MAX_NAME_BYTES // 4
-"""Characters that are no more than `MAX_NAME_BYTES`, whatever they are: UTF-8 has at most four bytes each."""
-_ENTRY_FIELDS: Final = frozenset({"dtype", "shape", "data_offsets"})
 
 UNSUPPORTED_DTYPES: Final = frozenset(
     {"F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64"}
 )
 """Dtypes that the safetensors library (0.8) knows and wvindex does not."""
 
-_DTYPES: Final = {name: encoding for name, encoding in ENCODINGS.items() if encoding.is_plain}
-_KNOWN_DTYPES: Final = ", ".join(_DTYPES)
+_KNOWN_DTYPES: Final = ", ".join(DTYPES)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,9 @@ def read_header(files: OpenFiles, file: Path, size: int) -> SafetensorsHeader:
             "too many tensors", file=file, expected=f"at most {MAX_TENSORS}", found=len(entries)
         )
     start = LENGTH_BYTES + length
-    tensors = [_tensor(name, entry, file, start) for name, entry in entries.items()]
+    tensors = sound_tensors(entries, file, start)
+    if tensors is None:
+        tensors = [_tensor(name, entry, file, start) for name, entry in entries.items()]
     tensors.sort(key=attrgetter("offset", "nbytes"))
     _check_cover(tensors, file, start, size)
     return SafetensorsHeader(tuple(tensors), hashlib.sha256(data).hexdigest(), len(data), metadata)
@@ -142,22 +144,22 @@ def _check_metadata(metadata: object, file: Path) -> None:
 
 
 def _tensor(name: str, entry: object, file: Path, data_start: int) -> TensorInfo:
-    if not name or len(name) > _SURELY_SHORT:
+    if not name or len(name) > SURELY_SHORT:
         _check_name(name, file)
-    if not isinstance(entry, dict) or entry.keys() != _ENTRY_FIELDS:
+    if not isinstance(entry, dict) or entry.keys() != ENTRY_FIELDS:
         raise MalformedHeader(
             "a tensor's entry has the wrong fields",
             file=file,
             tensor=name,
-            expected=", ".join(sorted(_ENTRY_FIELDS)),
+            expected=", ".join(sorted(ENTRY_FIELDS)),
             found=", ".join(sorted(entry)) if isinstance(entry, dict) else type(entry).__name__,
         )
     dtype = entry["dtype"]
-    encoding = _DTYPES.get(dtype) if type(dtype) is str else None
+    encoding = DTYPES.get(dtype) if type(dtype) is str else None
     if encoding is None:
         _refuse_dtype(dtype, file, name)
     shape = _sizes(entry["shape"], "shape", file, name)
-    elements = _elements(shape) if len(shape) <= MAX_DIMS else None
+    elements = n_elements(shape)
     if elements is None:
         _refuse_shape(shape, file, name)
     offsets = _sizes(entry["data_offsets"], "data_offsets", file, name)
@@ -219,13 +221,6 @@ def _refuse_dtype(dtype: object, file: Path, name: str) -> NoReturn:
     raise TensorLayoutError(
         "unknown dtype", file=file, tensor=name, field="dtype", expected=_KNOWN_DTYPES, found=dtype
     )
-
-
-@lru_cache(maxsize=256)
-def _elements(shape: tuple[int, ...]) -> int | None:
-    """Give how many elements a shape has; None where it has too many."""
-    # Zeros left out: (0, 2**63) has no elements, but no array library can shape it.
-    return math.prod(shape) if math.prod(filter(None, shape)) <= MAX_ELEMENTS else None
 
 
 def _refuse_shape(shape: tuple[int, ...], file: Path, name: str) -> NoReturn:

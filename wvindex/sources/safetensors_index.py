@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
@@ -139,7 +140,7 @@ def _checkpoint(
 
 def _weight_map(file: Path, data: bytes) -> dict[str, str]:
     weight_map = parse_object(data, file=file).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+    if not isinstance(weight_map, dict) or set(map(type, weight_map.values())) - {str}:
         raise MalformedHeader(
             "not an object of file names",
             file=file,
@@ -192,6 +193,10 @@ def check_shards(
     """
     holders: dict[str, str] = {}
     for file, tensors in headers.items():
+        held = dict.fromkeys(map(attrgetter("name"), tensors), file)
+        if holders.keys().isdisjoint(held):
+            holders |= held
+            continue
         for tensor in tensors:
             other = holders.setdefault(tensor.name, file)
             if other != file:

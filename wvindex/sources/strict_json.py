@@ -21,6 +21,8 @@ _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NOT_BRACKETS: Final = bytes(code for code in range(256) if code not in _STEPS)
 _NOT_MARKS: Final = bytes(code for code in _NOT_BRACKETS if code not in b'":\\')
+_COMMON_DEPTH: Final = 3
+"""A safetensors header's, and less than half of `MAX_JSON_DEPTH`."""
 _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -83,11 +85,20 @@ def _structure(data: bytes | bytearray) -> bytes | bytearray:
 
 def _check_depth(structure: bytes | bytearray, file: Path) -> None:
     brackets = structure.translate(None, _NOT_BRACKETS)
+    if not _without_innermost(brackets):
+        return
     depth = max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
     if depth > MAX_JSON_DEPTH:
         raise LimitExceeded(
             "JSON is nested too deeply", file=file, expected=f"at most {MAX_JSON_DEPTH}", found=depth
         )
+
+
+def _without_innermost(brackets: bytes | bytearray) -> bytes | bytearray:
+    """Leave out brackets that hold nothing, then those that held only these; few have others."""
+    for _ in range(_COMMON_DEPTH):
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    return brackets
 
 
 def _loads(text: str, structure: bytes | bytearray, file: Path, base: int, *, constants: bool) -> object:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from crc32c import crc32c as _extend
-
 Buffer = bytes | bytearray | memoryview
 """Bytes in memory, one after another; a memoryview is of bytes and has one dimension."""
 
@@ -15,6 +13,8 @@ def crc32c(parts: Iterable[Buffer], value: int = 0) -> int:
 
     Long parts are summed without the interpreter's lock: several threads at once are as many times as fast.
     """
+    from crc32c import crc32c as extend  # its package asks importlib.metadata for its version, which is slow
+
     for part in parts:
-        value = _extend(part, value)
+        value = extend(part, value)
     return value

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from wvindex.arch.keys import LAYER_KEY
+from wvindex.arch.keys import split_layer
 from wvindex.errors import LimitExceeded, UnsafePath
 from wvindex.formats.arrays import ArraySpec
 from wvindex.limits import MAX_ESCAPED_NAME
@@ -45,8 +45,8 @@ def array_path(key: str) -> str:
     LimitExceeded
         If a name is longer than file systems allow.
     """
-    match = LAYER_KEY.fullmatch(key)
-    names = (match[1], _escape(match[2])) if match else (_escape(key),)
+    layer, role = split_layer(key)
+    names = (_escape(key),) if layer is None else (str(layer), _escape(role))
     longest = max(len(name) for name in names)
     if longest > MAX_ESCAPED_NAME:
         raise LimitExceeded(
@@ -55,7 +55,7 @@ def array_path(key: str) -> str:
             expected=f"at most {MAX_ESCAPED_NAME} bytes when escaped",
             found=longest,
         )
-    return "/".join(("layers", *names)) if match else names[0]
+    return names[0] if layer is None else "/".join(("layers", *names))
 
 
 def array_key(path: str) -> str:
@@ -122,16 +122,28 @@ def chunk_rows(spec: ArraySpec, target_bytes: int = TARGET_CHUNK_BYTES) -> int:
     inner_rows = math.prod(spec.shape[axis + 1 : -1])
     scale_rows = spec.encoding.scale_block[0] if spec.encoding.scale_block else 1
     ideal = target_bytes // max(inner_rows * spec.row_bytes, 1)
-    ideal = max(ideal // scale_rows, 1) * scale_rows
-    if steps <= ideal:
-        return steps * inner_rows
-    half = -(-ideal // (2 * scale_rows)) * scale_rows
+    return near_divisor(steps, max(ideal // scale_rows, 1) * scale_rows, scale_rows) * inner_rows
+
+
+def near_divisor(n_steps: int, ideal: int, multiple: int = 1) -> int:
+    """Give the divisor of `n_steps` nearest to `ideal`, within half and twice of it; else `ideal`.
+
+    Parameters
+    ----------
+    n_steps, ideal : int
+        Positive; all steps where they are no more than `ideal`.
+    multiple : int
+        Of which the divisor is, unless it is all steps; `ideal` is one.
+    """
+    if n_steps <= ideal:
+        return n_steps
+    half = -(-ideal // (2 * multiple)) * multiple
     divisors = [
         n
-        for n in (*range(half, min(2 * ideal, steps - 1) + 1, scale_rows), steps)
-        if n <= 2 * ideal and steps % n == 0
+        for n in (*range(half, min(2 * ideal, n_steps - 1) + 1, multiple), n_steps)
+        if n <= 2 * ideal and n_steps % n == 0
     ]
-    return min(divisors, key=lambda n: max(n / ideal, ideal / n), default=ideal) * inner_rows
+    return min(divisors, key=lambda n: max(n / ideal, ideal / n), default=ideal)
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from functools import cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from functools import cache, partial
+from itertools import chain
+from typing import Any, Literal, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Record = TypeVar("Record")
 Parser = Callable[[Any], Any]
@@ -118,12 +119,16 @@ def _union_parser(arguments: tuple[Any, ...]) -> Parser:
 
 def _list_parser(item: Any) -> Parser:
     parse_item = _parser(item)
+    parse_records = _records_parser(item) if _is_positional(item) else None
 
     def parse(value: Any) -> tuple[Any, ...]:
         if type(value) not in _LISTS:
             raise Mismatch("a list", value)
-        if item in {int, str} and all(type(one) is item for one in value):
+        if item in {int, str} and set(map(type, value)) <= {item}:
             return tuple(value)
+        records = parse_records(value) if parse_records is not None and value else None
+        if records is not None:
+            return records
         return tuple(_at(parse_item, one, f"[{i}]") for i, one in enumerate(value))
 
     return parse
@@ -170,6 +175,59 @@ def _record_parser(cls: type) -> Parser:
         return cls(**values)
 
     return parse
+
+
+def _is_positional(kind: Any) -> TypeGuard[type]:
+    """Whether it is a record that is made of its fields in their order."""
+    return is_dataclass(kind) and isinstance(kind, type) and not any(field.kw_only for field in fields(kind))
+
+
+def _records_parser(cls: type) -> Callable[[Sequence[Any]], tuple[Any, ...] | None]:
+    """Make what parses many records a field at a time; it gives None where one may be at fault, or short."""
+    hints = get_type_hints(cls)
+    names = [field.name for field in fields(cls)]
+    columns = [_column_parser(hints[name]) for name in names]
+
+    def parse(values: Sequence[Any]) -> tuple[Any, ...] | None:
+        if set(map(type, values)) != {dict} or set(map(len, values)) != {len(names)}:
+            return None
+        parsed = []
+        for name, parse_column in zip(names, columns, strict=True):
+            try:
+                column = parse_column([value[name] for value in values])
+            except KeyError:
+                return None
+            if column is None:
+                return None
+            parsed.append(column)
+        return tuple(map(cls, *parsed))
+
+    return parse
+
+
+def _column_parser(hint: Any) -> Callable[[list[Any]], list[Any] | None]:
+    """Make the parser of one field of many records; it gives None where a value is not of the hint's type."""
+    kinds = set(get_args(hint)) if get_origin(hint) in {Union, types.UnionType} else {hint}
+    if kinds <= _SCALARS - {float}:
+        return lambda values: values if set(map(type, values)) <= kinds else None
+    item = get_args(hint)[0] if get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis else None
+    if item in {int, str}:
+        return partial(_plain_lists, item)
+    parse = _parser(hint)
+
+    def parse_each(values: list[Any]) -> list[Any] | None:
+        try:
+            return [parse(value) for value in values]
+        except Mismatch:
+            return None
+
+    return parse_each
+
+
+def _plain_lists(item: type, values: list[Any]) -> list[Any] | None:
+    if not set(map(type, values)) <= set(_LISTS) or not set(map(type, chain.from_iterable(values))) <= {item}:
+        return None
+    return list(map(tuple, values))
 
 
 def _at(parse: Parser, value: Any, step: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 from collections.abc import Iterator
@@ -173,6 +172,8 @@ class ZarrObjects:
 
     def _get(self, path: str, *spans: Span, tensor: str | None = None) -> list[bytes | None]:
         """Read parts of an object, all at once; None for each where it is missing."""
+        from asyncio import gather
+
         from zarr.abc.store import RangeByteRequest
         from zarr.core.buffer import default_buffer_prototype
         from zarr.core.sync import sync
@@ -183,7 +184,7 @@ class ZarrObjects:
         async def fetch() -> list[Any]:
             prototype = default_buffer_prototype()
             requests = (RangeByteRequest(*span) for span in spans)
-            return await asyncio.gather(*(self.store.get(path, prototype, request) for request in requests))
+            return await gather(*(self.store.get(path, prototype, request) for request in requests))
 
         with _reporting_remote(f"{self.location}/{path}", tensor):
             return [None if buffer is None else buffer.to_bytes() for buffer in sync(fetch())]

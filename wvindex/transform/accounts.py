@@ -32,14 +32,14 @@ class Accounts:
     scales_of: dict[str, str] = field(default_factory=dict)
 
     def hold(self, key: str, names: Iterable[str]) -> None:
-        """Note that an array was made of some tensors."""
-        self.used[key] = tuple(dict.fromkeys(names))
+        """Note that an array was made of some tensors; of one that is named twice, once."""
+        self.used[key] = tuple(names)
 
     def ledger(self) -> tuple[LedgerEntry, ...]:
         """Give one entry a tensor, in the source's order."""
         keys: defaultdict[str, list[str]] = defaultdict(list)
         for key, names in self.used.items():
-            for name in names:
+            for name in dict.fromkeys(names):
                 keys[name].append(key)
         return tuple(
             LedgerEntry(

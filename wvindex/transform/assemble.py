@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Final
 
 from wvindex.arch.config import ModelConfig
@@ -73,20 +74,19 @@ def assemble(
         pieces = Pieces([rows], shape, (transform,))
     else:
         pieces = _gather(source, key, target, config)
-        shown = [c.info.rendering for c in target.contributions if c.info.rendering is not None]
+        infos = [contribution.info for contribution in target.contributions]
+        shown = [info.rendering for info in infos if info.rendering is not None]
         if shown:
             pieces = replace(pieces, transforms=(*_rendered(shown), *pieces.transforms))
         exactness = "reordered" if pieces.transforms else "bit"
         if not all(rendering.is_exact for rendering in shown):
             exactness = "derived"
-        if not {encoding.name for encoding in pieces.encodings} <= {
-            contribution.info.encoding.name for contribution in target.contributions
-        }:
+        if not {encoding.name for encoding in pieces.encodings} <= {info.encoding.name for info in infos}:
             exactness = "cast"  # FP8 rows that end within a scale block
     subtract = next((c.placement.subtract for c in target.contributions if c.placement), 0.0)
     rows, transforms, exactness = _cast(pieces, storage, subtract, exactness, target.contributions[0].info)
     layer, _ = split_layer(key)
-    names = tuple(dict.fromkeys(c.info.name for c in target.contributions))
+    names = tuple(dict.fromkeys(map(attrgetter("info.name"), target.contributions)))
     spec = ArraySpec(
         key=key,
         shape=pieces.shape,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, Final, Literal
 
 from wvindex.arch.config import ModelConfig
@@ -272,16 +273,18 @@ class _Planner:
             self.refusals.append(Refusal(tensor, error))
         scales_of = {**scaled.scales_of, **{pair.exponents.name: name for name, pair in pairs.items()}}
         self.accounts.scales_of = scales_of
+        source_format = self.source.format
         for found in self.source.tensors():
+            name = found.name
             if found.aside is not None:
-                self.accounts.reasons[found.name] = found.aside
+                self.accounts.reasons[name] = found.aside
                 continue
-            if found.name in scales_of:
+            if name in scales_of:
                 continue
-            pair = pairs.get(found.name)
+            pair = pairs.get(name)
             info = found if pair is None else pair.weight
             try:
-                placed = place(info, self.family, self.config, self.source.format)
+                placed = place(info, self.family, self.config, source_format)
             except WvindexError as error:
                 self.refusals.append(Refusal(info.name, error))
                 continue
@@ -291,7 +294,8 @@ class _Planner:
                 target = targets.get(info.name) or targets.setdefault(info.name, Target(mapped=False))
                 target.contributions.append(Contribution(info, None, scaled.of.get(info.name)))
             for placement in placed.placements:
-                target = targets.get(placement.key) or targets.setdefault(placement.key, Target())
+                key = placement.key
+                target = targets.get(key) or targets.setdefault(key, Target())
                 exponents = None if pair is None else pair.exponents
                 contribution = Contribution(info, placement, scaled.of.get(info.name), exponents)
                 target.contributions.append(contribution)
@@ -353,7 +357,7 @@ class _Planner:
             return
         self.keys.add(operation.spec.key)
         self.operations.append(operation)
-        self.accounts.hold(operation.spec.key, (contribution.info.name for contribution in contributions))
+        self.accounts.hold(operation.spec.key, map(attrgetter("info.name"), contributions))
 
     def _add_mla(self, layer: int, factors: dict[str, Target], mla: str) -> None:
         context = MlaLayer(

@@ -59,30 +59,26 @@ def attach_scales(source: Source) -> tuple[ScaledTensors, dict[str, WvindexError
         scales of the wrong shape.
     """
     by_name = {info.name: info for info in source.tensors()}
+    codes = [info for info in by_name.values() if info.encoding.name in _CODES and len(info.shape) > 1]
     quantization = source.config().get("quantization_config")
     stated = quantization.get("weight_block_size") if isinstance(quantization, Mapping) else None
     block = (stated[0], stated[1]) if _is_block(stated) else None
     scaled = ScaledTensors({}, {})
     refused: dict[str, WvindexError] = {}
-    for name, info in by_name.items():
-        codes = by_name.get(name.removesuffix(SUFFIX)) if name.endswith(SUFFIX) else None
-        if codes is None or codes.encoding.name not in _CODES or len(codes.shape) < 2:
+    alone: list[TensorInfo] = []
+    for info in codes:
+        name = info.name
+        scales = by_name.get(name + SUFFIX)
+        if scales is None:
+            alone.append(info)
             continue
-        scaled.scales_of[name] = codes.name
+        scaled.scales_of[scales.name] = name
         if block is None:
-            refused[codes.name] = _no_block(codes, stated)
-        elif info.encoding.name in _SCALES and info.shape == _scale_shape(codes.shape, block):
-            scaled.of[codes.name] = Scales(info, block)
+            refused[name] = _no_block(info, stated)
+        elif scales.encoding.name in _SCALES and scales.shape == _scale_shape(info.shape, block):
+            scaled.of[name] = Scales(scales, block)
         else:
-            refused[codes.name] = _misfit(codes, info, block)
-    alone = [
-        info
-        for name, info in by_name.items()
-        if info.encoding.name in _CODES
-        and len(info.shape) > 1
-        and name not in scaled.of
-        and name not in refused
-    ]
+            refused[name] = _misfit(info, scales, block)
     return scaled, refused | _without_scales(alone, by_name, is_quantized=bool(quantization))
 
 

@@ -42,11 +42,7 @@ def stack(source: Source, key: str, contributions: Sequence[Contribution], confi
     is_whole = first.placement is None or first.placement.expert is None
     if is_whole and len(contributions) == 1 and shape[:1] == (count,) and len(shape) == n_dims:
         return _whole_stack(source, key, first, count)
-    experts: dict[int, Contribution] = {}
-    for contribution in contributions:
-        placement = contribution.placement
-        if placement is not None and placement.expert is not None:
-            _put(experts, placement.expert, key, contribution, count)
+    experts = _by_expert(key, contributions, count)
     _check_experts(experts, key, contributions, count)
     rows = _one_by_one(source, [experts[expert] for expert in range(count)])
     width = shape[-1] if shape else 1
@@ -99,22 +95,26 @@ def _bias_parts(
     return Folded(values, inside.size)
 
 
-def _put(
-    experts: dict[int, Contribution], expert: int, key: str, contribution: Contribution, count: int
-) -> None:
-    info = contribution.info
-    if expert in experts:
-        raise DuplicateName(f"expert {expert} of {key} stands twice", file=info.file, tensor=info.name)
-    if expert >= count:
-        raise MetadataError(
-            f"{key} has more experts than the configuration says",
-            file=info.file,
-            tensor=info.name,
-            field="n_routed_experts",
-            expected=count,
-            found=expert + 1,
-        )
-    experts[expert] = contribution
+def _by_expert(key: str, contributions: Sequence[Contribution], count: int) -> dict[int, Contribution]:
+    experts: dict[int, Contribution] = {}
+    for contribution in contributions:
+        info, placement, _, _ = contribution
+        expert = placement.expert if placement is not None else None
+        if expert is None:
+            continue
+        if expert in experts:
+            raise DuplicateName(f"expert {expert} of {key} stands twice", file=info.file, tensor=info.name)
+        if expert >= count:
+            raise MetadataError(
+                f"{key} has more experts than the configuration says",
+                file=info.file,
+                tensor=info.name,
+                field="n_routed_experts",
+                expected=count,
+                found=expert + 1,
+            )
+        experts[expert] = contribution
+    return experts
 
 
 def _check_experts(
