@@ -19,7 +19,7 @@ from tests.support.cli import REPOSITORY, document, environment, invoke, succeed
 from tests.support.maxtext_writer import Tree, flat, params, put, train_state, write_orbax
 from tests.support.orbax_process import FORMS, digest, state
 from tests.support.trees import contents
-from wvindex.converting import orbax
+from wvindex.converting import orbax_batches
 from wvindex.errors import (
     DuplicateName,
     MetadataError,
@@ -277,7 +277,7 @@ def test_an_interrupted_conversion_goes_on_where_it_ended(tmp_path: Path, files:
         if done.bytes_done > done.bytes_total * 0.9:
             raise KeyboardInterrupt
 
-    with mock.patch.object(orbax, "_BATCH_BYTES", 1 << 18):
+    with mock.patch.object(orbax_batches, "_BATCH_BYTES", 1 << 18):
         with pytest.raises(KeyboardInterrupt):
             wv.convert(source, tmp_path / "f", fuse_mla_lora=True, progress=stop)
         assert not (tmp_path / "f").exists()

@@ -101,7 +101,7 @@ def convert(
     )
     _require_apart(request)
     converter = _converter(request.source)
-    if optimizer is not None and not getattr(converter, "HAS_OPTIMIZER", False):
+    if optimizer is not None and not converter.HAS_OPTIMIZER:
         raise UsageError(
             "only a MaxText checkpoint has an optimizer's state", file=request.source, field="optimizer"
         )

@@ -7,11 +7,12 @@ from typing import Literal
 
 from wvindex.converting.documents import MOVED
 from wvindex.converting.files import SourceFile
-from wvindex.converting.leaves import LeafPlanner, OutTensor
+from wvindex.converting.leaves import LeafPlanner
 from wvindex.converting.pairs import Attention
 from wvindex.converting.plan import Unit
 from wvindex.converting.shards import arranged, file_contents
 from wvindex.converting.staged import Content
+from wvindex.converting.tensors import OutTensor
 from wvindex.errors import MetadataError, UnsafePath
 from wvindex.sources.files import OpenFiles
 from wvindex.sources.safetensors import SafetensorsSource

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from wvindex.build_guards import GENERATOR
-from wvindex.building import Progress
 from wvindex.converting.arrangement import Arrangement
 from wvindex.converting.documents import (
     CONFIG,
@@ -27,7 +26,7 @@ from wvindex.converting.files import all_files, identities, left_out
 from wvindex.converting.leaves import LeafPlanner, is_scaled_whole
 from wvindex.converting.modules import ModuleNames
 from wvindex.converting.pairs import FUSED, attentions, require_every, require_form
-from wvindex.converting.plan import Conversion, Direction, Edit, OnProgress, Request
+from wvindex.converting.plan import Conversion, Direction, Edit, OnProgress, Request, Told
 from wvindex.converting.staged import Constant, Content, StagedDirectory, require_checkpoint, require_place
 from wvindex.converting.way_back import NAME as KEPT_TEXTS
 from wvindex.converting.way_back import Document, rewritten
@@ -42,6 +41,8 @@ from wvindex.store.staging import SOURCES
 from wvindex.transform.scales import ScaledTensors, attach_scales
 
 KIND: Final = "safetensors"
+
+HAS_OPTIMIZER: Final = False
 
 _MOST_BUFFERED: Final = 64 << 20
 """Held of a file, and synced at once: a disk is fastest when it is given much."""
@@ -113,14 +114,7 @@ class HubConversion:
     def write(self, progress: OnProgress) -> None:
         """Write every file, and give the directory its name; see `Planned`."""
         total = sum(content.nbytes for contents in self._contents.values() for content in contents)
-        done = 0
-
-        def report(name: str, nbytes: int) -> None:
-            nonlocal done
-            done += nbytes
-            if progress is not None:
-                progress(Progress(done, total, name))
-
+        report = Told(total, progress)
         with StagedDirectory(
             self._request.target,
             self._identity(),

@@ -12,7 +12,8 @@ from typing import Final
 from wvindex.converting.pairs import Attention, Leaves
 from wvindex.converting.plan import Change
 from wvindex.converting.requant import Requantized, ScaledRows
-from wvindex.converting.staged import Constant, Content
+from wvindex.converting.staged import Constant
+from wvindex.converting.tensors import OutTensor, TensorBytes, Together
 from wvindex.errors import MetadataError, UnsupportedError, WvindexError
 from wvindex.sources.base import Source, TensorInfo
 from wvindex.transform.latent_widths import require_stated
@@ -29,66 +30,6 @@ _SHARED: Final = frozenset(
     {"input_scale", "input_global_scale", _WHOLE_SCALE, "weight_scale_2", "weight_global_scale"}
 )
 """Single numbers that hold for a whole matrix: joined only where both halves have the same."""
-
-
-@dataclass(frozen=True)
-class OutTensor:
-    """A tensor of the result.
-
-    Attributes
-    ----------
-    name : str
-    dtype : str
-        As safetensors spells it.
-    shape : tuple of int
-    content : Content
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    content: Content
-
-
-@dataclass(frozen=True)
-class TensorBytes:
-    """Bytes [start, stop) of a tensor of the source."""
-
-    source: Source
-    info: TensorInfo
-    start: int
-    stop: int
-
-    @property
-    def nbytes(self) -> int:
-        """How many."""
-        return self.stop - self.start
-
-    def read(self, start: int, out: memoryview) -> None:
-        """Read them from the file."""
-        first = self.start + start
-        self.source.read(self.info, first, first + len(out), out)
-
-
-@dataclass(frozen=True)
-class Together:
-    """Contents one after another."""
-
-    parts: tuple[Content, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Of all."""
-        return sum(part.nbytes for part in self.parts)
-
-    def read(self, start: int, out: memoryview) -> None:
-        """Read from each part that holds some."""
-        done = 0
-        for part in self.parts:
-            count = max(0, min(part.nbytes - start, len(out) - done))
-            if count:
-                part.read(start, out[done : done + count])
-            done, start = done + count, max(0, start - part.nbytes)
 
 
 @dataclass

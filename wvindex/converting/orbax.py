@@ -12,37 +12,35 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from wvindex.build_guards import GENERATOR
-from wvindex.building import Progress
 from wvindex.converting.files import SourceFile, all_files, identities
+from wvindex.converting.orbax_batches import Batch, databases, is_of_database
 from wvindex.converting.orbax_documents import (
     ARRAY_METADATAS,
-    SETTINGS,
     SHARDING,
     Leaves,
     compact,
     replacements,
     rewritten_array_metadatas,
-    rewritten_settings,
     rewritten_sharding,
     rewritten_tree,
     spaced,
-    tells_form,
     written_shapes,
 )
-from wvindex.converting.orbax_grid import Region, chunk_keys, require_chunks, require_decodable
-from wvindex.converting.orbax_pairs import NewLeaf, Path_, is_optimizers, place_of, steps
-from wvindex.converting.orbax_values import SourceValues, TargetValues, merge, new_metadata
-from wvindex.converting.plan import Conversion, Edit, OnProgress, Request, Unit
+from wvindex.converting.orbax_grid import chunk_keys, require_chunks, require_decodable
+from wvindex.converting.orbax_leaves import Path_, is_optimizers, place_of
+from wvindex.converting.orbax_pairs import rechunked, steps
+from wvindex.converting.orbax_settings import rewritten_settings, settings, tells_form
+from wvindex.converting.orbax_values import Region, SourceValues, TargetValues, merge, new_metadata
+from wvindex.converting.plan import Conversion, Edit, OnProgress, Request, Told, Unit
 from wvindex.converting.staged import Constant, Content, StagedDirectory, require_checkpoint, require_place
 from wvindex.errors import UsageError
-from wvindex.limits import MAX_JSON_BYTES, MAX_YAML_BYTES, PROCESS_BYTES
+from wvindex.limits import MAX_JSON_BYTES, PROCESS_BYTES
 from wvindex.sizes import format_size
 from wvindex.sources.files import is_directory, read_beside
 from wvindex.sources.orbax_arrays import RUNTIME_BYTES, LeafArray, context, open_arrays
@@ -56,10 +54,6 @@ KIND: Final = "maxtext"
 HAS_OPTIMIZER: Final = True
 
 _BUFFER: Final = 16 << 20
-_BATCH_BYTES: Final = 1 << 30
-"""Values that one database has, about: what an interrupted conversion does again."""
-
-_DATABASE: Final = "ocdbt.process_"
 
 
 def claims(path: Path) -> bool:
@@ -78,25 +72,6 @@ def _replaceable(request: Request) -> Callable[[Path], None]:
     return partial(
         require_checkpoint, overwrite=request.overwrite, kind="an Orbax checkpoint", is_kind=claims
     )
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """What is written before it is journaled: new leaves, or values that are copied.
-
-    Attributes
-    ----------
-    directory : str
-        Below the result: of a database, or of a leaf.
-    made : NewLeaf or None
-    keys : tuple of bytes
-    nbytes : int
-    """
-
-    directory: str
-    made: NewLeaf | None
-    keys: tuple[bytes, ...]
-    nbytes: int
 
 
 class OrbaxConversion:
@@ -145,13 +120,10 @@ class OrbaxConversion:
         """Give what each key that is copied is; where every chunk is stored, none may be missing."""
         chunks: dict[str, tuple[LeafArray, Region]] = {}
         for array in kept:
-            name = array.leaf.name
-            expected = chunk_keys(array, self._values.metadata(name), self._item)
+            expected = chunk_keys(array, self._values.metadata(array.leaf.name), self._item)
             if self._tree.fill_is_stored:
-                require_chunks(
-                    array, expected, {key.decode(errors="replace") for key in self._keys[name]}, self._item
-                )
-            if name not in self._gone:
+                require_chunks(array, expected, self._keys[array.leaf.name], self._item)
+            if array.leaf.name not in self._gone:
                 chunks |= {key: (array, region) for key, region in expected.items()}
         return chunks
 
@@ -231,21 +203,12 @@ class OrbaxConversion:
         what = f"{len(self._made)} leaves in the place of {len(self._gone)}"
         edits = [Edit(file=name, what=what) for name in contents]
         fused = self._request.direction == "fuse"
-        for name, text in self._settings():
+        for name, text in settings(self._files.values()):
             new = rewritten_settings(text, fused=fused)
             if new != text:
                 contents[name] = [Constant(new.encode())]
                 edits.append(Edit(file=name, what=f"fused_mla_lora_proj: {fused}"))
         return contents, edits
-
-    def _settings(self) -> Iterator[tuple[str, str]]:
-        """Give the texts of MaxText's settings, which say what form the projections have."""
-        for name, file in self._files.items():
-            if name.endswith(SETTINGS) and file.nbytes <= MAX_YAML_BYTES:
-                data = bytearray(file.nbytes)
-                file.read(0, memoryview(data))
-                with suppress(UnicodeDecodeError):
-                    yield name, data.decode()
 
     def _document(self, name: str) -> dict[str, Any] | None:
         data = read_beside(self._item, name, MAX_JSON_BYTES)
@@ -258,7 +221,7 @@ class OrbaxConversion:
         found = {}
         for name, file in self._files.items():
             inner = name.removeprefix(self._inside) if name.startswith(self._inside) else None
-            if name in self._contents or (inner is not None and self._tree.ocdbt and _is_of_database(inner)):
+            if name in self._contents or (inner is not None and self._tree.ocdbt and is_of_database(inner)):
                 continue
             leaf = next((part for part in _parents(name) if part in leaves), None)
             if leaf is None or (leaf in kept and not self._tree.ocdbt):
@@ -270,37 +233,26 @@ class OrbaxConversion:
         notes = [
             f"{name} speaks of fused_mla_lora_proj in a way that is not rewritten: set it to "
             f"{self._request.direction == 'fuse'}"
-            for name, text in self._settings()
+            for name, text in settings(self._files.values())
             if tells_form(text)
         ]
-        for step in self._steps:
-            first, *others = step.inputs
-            if any(array.chunk_shape[-1] < array.shape[-1] for array in step.inputs) or any(
-                other.chunk_shape[:-1] != first.chunk_shape[:-1] for other in others
-            ):
-                notes.append(
-                    f"{first.leaf.name} is in chunks of {first.chunk_shape}: the way back gives the same "
-                    "values, in other chunks"
-                )
-                break
+        changed = rechunked(self._steps)
+        if changed is not None:
+            notes.append(
+                f"{changed.leaf.name} is in chunks of {changed.chunk_shape}: the way back gives the same "
+                "values, in other chunks"
+            )
         return tuple(notes)
 
     def write(self, progress: OnProgress) -> None:
         """Write every leaf and every file, and give the directory its name; see `Planned`."""
         carried = self._carried()
-        batches = list(self._batches())
+        batches = self._batches()
         files: dict[str, Sequence[Content]] = {name: [file] for name, file in carried.items()}
         files |= self._contents
         total = sum(one.nbytes for contents in files.values() for one in contents)
         total += sum(batch.nbytes for batch in batches)
-        done = 0
-
-        def report(name: str, nbytes: int) -> None:
-            nonlocal done
-            done += nbytes
-            if progress is not None:
-                progress(Progress(done, total, name))
-
+        report = Told(total, progress)
         with StagedDirectory(
             self._request.target,
             self._identity(),
@@ -320,33 +272,18 @@ class OrbaxConversion:
                 file.require_unchanged()
             staged.publish()
 
-    def _batches(self) -> Iterator[_Batch]:
-        """Divide the arrays: a directory a new leaf, or databases of about `_BATCH_BYTES`."""
+    def _batches(self) -> list[Batch]:
         if not self._tree.ocdbt:
-            for one in self._made:
-                yield _Batch(f"{self._inside}{one.name}", one, (), one.nbytes)
-            return
-        number = 0
-        keys: list[bytes] = []
-        nbytes = 0
-        for array in self._copied:
-            found = self._keys[array.leaf.name]
-            each = -(-array.nbytes // max(len(found), 1))
-            for key in found:
-                keys.append(key)
-                nbytes += each
-                if nbytes >= _BATCH_BYTES:
-                    yield _Batch(f"{self._inside}{_DATABASE}{number}", None, tuple(keys), nbytes)
-                    number, keys, nbytes = number + 1, [], 0
-        if keys:
-            yield _Batch(f"{self._inside}{_DATABASE}{number}", None, tuple(keys), nbytes)
-            number += 1
-        for place, one in enumerate(self._made):
-            yield _Batch(f"{self._inside}{_DATABASE}{number + place}", one, (), one.nbytes)
+            return [Batch(f"{self._inside}{one.name}", one, (), one.nbytes) for one in self._made]
+        copied = [(key, nbytes) for array in self._copied for key, nbytes in self._sized(array)]
+        return list(databases(self._inside, copied, self._made))
 
-    def _write_batch(
-        self, staged: StagedDirectory, batch: _Batch, report: Callable[[str, int], None]
-    ) -> None:
+    def _sized(self, array: LeafArray) -> Iterator[tuple[bytes, int]]:
+        """Give a leaf's keys with about the bytes of each."""
+        found = self._keys[array.leaf.name]
+        yield from ((key, -(-array.nbytes // len(found))) for key in found)
+
+    def _write_batch(self, staged: StagedDirectory, batch: Batch, report: Callable[[str, int], None]) -> None:
         name = batch.made.name if batch.made is not None else batch.directory
         if staged.is_kept(batch.directory):
             report(name, batch.nbytes)
@@ -363,7 +300,7 @@ class OrbaxConversion:
             report(name, batch.nbytes)
         staged.keep(batch.directory)
 
-    def _merge(self, staged: StagedDirectory, batches: Sequence[_Batch]) -> None:
+    def _merge(self, staged: StagedDirectory, batches: Sequence[Batch]) -> None:
         directory = staged.path(self._inside.rstrip("/"))
         make_directory(directory)
         merge([staged.path(batch.directory) for batch in batches], directory, self._shared)
@@ -378,11 +315,6 @@ class OrbaxConversion:
             "options": {"direction": self._request.direction, "optimizer": self._request.optimizer},
             "plan_sha256": digest.hexdigest(),
         }
-
-
-def _is_of_database(name: str) -> bool:
-    first = name.partition("/")[0]
-    return first in ("d", OCDBT_MANIFEST) or first.startswith(_DATABASE)
 
 
 def _parents(name: str) -> Iterator[str]:

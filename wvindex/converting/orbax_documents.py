@@ -8,22 +8,14 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Final
 
 from wvindex.converting.arrange import rearranged
-from wvindex.converting.orbax_pairs import BELOW, FUSED, QUERY, NewLeaf, Path_, Step, place_of, renamed
+from wvindex.converting.orbax_leaves import BELOW, FUSED, QUERY, NewLeaf, Path_, Step, place_of, renamed
 
 SHARDING: Final = "_sharding"
-SETTINGS: Final = (".yml", ".yaml")
-"""How names of MaxText's settings end."""
-
-_FORM: Final = "fused_mla_lora_proj"
-_FORM_LINE: Final = re.compile(
-    rf"""(?im)^([ \t]*["']?{_FORM}["']?[ \t]*:[ \t]*)(true|false)(?=[ \t]*(?:#.*)?\r?$)"""
-)
 ARRAY_METADATAS: Final = "array_metadatas"
 
 Document = dict[str, Any]
@@ -118,22 +110,6 @@ def _decoded(code: str) -> str:
         return base64.b64decode(code, validate=True).decode()
     except ValueError:
         return code
-
-
-def rewritten_settings(text: str, *, fused: bool) -> str:
-    """Give MaxText's settings with ``fused_mla_lora_proj`` as the result has it; all other text stays."""
-
-    def line(found: re.Match[str]) -> str:
-        value = str(fused)
-        return found[1] + (value.lower() if found[2].islower() else value)
-
-    return _FORM_LINE.sub(line, text)
-
-
-def tells_form(text: str) -> bool:
-    """Whether settings speak of the form in a way that `rewritten_settings` does not know."""
-    lines = [line.partition("#")[0] for line in text.splitlines()]
-    return sum(_FORM in line for line in lines) > len(_FORM_LINE.findall(text))
 
 
 def rewritten_array_metadatas(

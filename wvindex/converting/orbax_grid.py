@@ -7,7 +7,7 @@ https://zarr-specs.readthedocs.io/en/latest/v2/v2.0.html#chunks
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,15 @@ def chunk_keys(array: LeafArray, metadata: Mapping[str, Any], file: Path) -> dic
     return keys
 
 
-def require_chunks(array: LeafArray, expected: Collection[str], found: Collection[str], file: Path) -> None:
-    """Refuse an array of which a chunk is missing.
+def require_chunks(array: LeafArray, expected: Collection[str], keys: Iterable[bytes], file: Path) -> None:
+    """Refuse an array of which a chunk is missing from the keys that there are.
 
     Raises
     ------
     ShardError
         Naming the first.
     """
+    found = {key.decode(errors="replace") for key in keys}
     missing = [key for key in expected if key not in found]
     if missing:
         raise ShardError(

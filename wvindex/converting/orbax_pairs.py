@@ -1,24 +1,28 @@
-"""The down-projections of latent attention in an Orbax tree: which leaves become which.
-
-MaxText calls them ``wq_a`` and ``wkv_a``, and the one that ``fused_mla_lora_proj`` makes of both ``wq_kv_a``:
-their columns one after another, the query's first. A segment of a leaf's path is compared whole.
-"""
+"""The down-projections of latent attention in an Orbax tree: which leaves become which."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from wvindex.converting.orbax_leaves import (
+    BELOW,
+    FUSED,
+    QUERY,
+    NewLeaf,
+    Path_,
+    Piece,
+    Step,
+    is_optimizers,
+    place_of,
+    renamed,
+)
 from wvindex.converting.plan import Direction
 from wvindex.errors import DuplicateName, MetadataError, UnsupportedError
 from wvindex.sources.orbax_arrays import LeafArray
 from wvindex.transform.latent_widths import Norm, Norms, query_width, require_stated
 
-QUERY: Final = "wq_a"
-BELOW: Final = "wkv_a"
-FUSED: Final = "wq_kv_a"
 _NORMS: Final = ("q_norm", "kv_norm")
 _UP: Final = frozenset({"wq_b", "wkv_b"})
 
@@ -27,86 +31,6 @@ _ROOTS: Final = frozenset({"params", "base", "model"})
 """What may stand before a parameter's path: Linen's collections, NNX's modules."""
 
 _KERNELS: Final = (("kernel",), ("kernel", "value"))
-OPTIMIZER: Final = frozenset({"opt_state", "optimizer"})
-
-Path_ = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Columns of a leaf that are columns of a new one.
-
-    Attributes
-    ----------
-    array : LeafArray
-    start, stop : int
-        In `array`, along its last axis.
-    at : int
-        Where they begin in the new leaf.
-    """
-
-    array: LeafArray
-    start: int
-    stop: int
-    at: int
-
-
-@dataclass(frozen=True)
-class NewLeaf:
-    """A leaf that the result has and the source has not.
-
-    Attributes
-    ----------
-    path : tuple of str
-    shape : tuple of int
-    pieces : tuple of Piece
-    """
-
-    path: Path_
-    shape: tuple[int, ...]
-    pieces: tuple[Piece, ...]
-
-    @property
-    def name(self) -> str:
-        """As Orbax joins it."""
-        return ".".join(self.path)
-
-    @property
-    def model(self) -> LeafArray:
-        """The leaf that it is stored like."""
-        return self.pieces[0].array
-
-    @property
-    def nbytes(self) -> int:
-        """Of all values."""
-        return sum(
-            (piece.stop - piece.start) * piece.array.nbytes // max(piece.array.shape[-1], 1)
-            for piece in self.pieces
-        )
-
-
-@dataclass(frozen=True)
-class Step:
-    """Leaves that become others."""
-
-    inputs: tuple[LeafArray, ...]
-    outputs: tuple[NewLeaf, ...]
-
-
-def place_of(path: Path_) -> int | None:
-    """Find the segment that names a down-projection."""
-    return next((place for place, part in enumerate(path) if part in (QUERY, BELOW, FUSED)), None)
-
-
-def renamed(path: Path_, name: str) -> Path_:
-    """Give a path with another down-projection's name."""
-    place = place_of(path)
-    return path if place is None else (*path[:place], name, *path[place + 1 :])
-
-
-def is_optimizers(path: Path_) -> bool:
-    """Whether a leaf is state of an optimizer."""
-    return path[0] in OPTIMIZER
 
 
 def steps(arrays: Sequence[LeafArray], direction: Direction, file: Path) -> list[Step]:
@@ -139,6 +63,17 @@ def steps(arrays: Sequence[LeafArray], direction: Direction, file: Path) -> list
         if parameter is None:
             parameters[_core(path)] = made[path]
     return [made[path] for path in groups]
+
+
+def rechunked(planned: Iterable[Step]) -> LeafArray | None:
+    """Find a leaf that the way back will give in other chunks: columns are split, or halves differ."""
+    for step in planned:
+        first, *others = step.inputs
+        if any(array.chunk_shape[-1] < array.shape[-1] for array in step.inputs) or any(
+            other.chunk_shape[:-1] != first.chunk_shape[:-1] for other in others
+        ):
+            return first
+    return None
 
 
 def _core(path: Path_) -> Path_:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,9 +13,9 @@ from wvindex.arch.keys import FUSED_LATENT, LATENT_DOWN, layer_key, split_layer
 from wvindex.build_guards import GENERATOR, require_space
 from wvindex.building import write_arrays
 from wvindex.converting.plan import Conversion, OnProgress, Request, Unit
+from wvindex.converting.stored_rows import StoredRows
 from wvindex.errors import MetadataError, UnsupportedError
 from wvindex.formats.arrays import ArraySpec, RowReader, part_spec
-from wvindex.formats.encodings import Encoding
 from wvindex.formats.ledger import LedgerEntry
 from wvindex.limits import MAX_JSON_BYTES
 from wvindex.store.catalog import ArrayEntry, Catalog
@@ -31,6 +31,8 @@ from wvindex.transform.plan import FUSED_OPTION, Operation, reading_order
 from wvindex.transform.scales import SUFFIX
 
 KIND: Final = "store"
+
+HAS_OPTIMIZER: Final = False
 
 _UP: Final = frozenset(f"self_attn.{name}_proj.weight" for name in ("q_b", "kv_b", "k_b", "v_b"))
 
@@ -53,62 +55,6 @@ def planned(request: Request) -> Iterator[StoreConversion]:
             files.close()
     finally:
         objects.close()
-
-
-@dataclass(frozen=True)
-class StoredRows:
-    """Rows of an array of a store, or of a part of one; `wvindex.transform.rows.Rows`.
-
-    Attributes
-    ----------
-    spec : ArraySpec
-        Of the part.
-    reader : RowReader
-        Of the whole array.
-    first : int
-        The array's row where the part begins; of a vector, its value.
-    """
-
-    spec: ArraySpec
-    reader: RowReader
-    first: int = 0
-
-    @property
-    def encoding(self) -> Encoding:
-        """The array's."""
-        return self.spec.encoding
-
-    @property
-    def n_rows(self) -> int:
-        """Of the part."""
-        return self.spec.n_rows
-
-    @property
-    def row_values(self) -> int:
-        """Values in a row."""
-        return self.spec.row_values
-
-    @property
-    def matrix_rows(self) -> int:
-        """Rows of one matrix."""
-        return self.spec.matrix_rows
-
-    def read_rows(
-        self, start: int, stop: int, out: memoryview, *, span: tuple[int, int] | None = None
-    ) -> None:
-        """Read rows [start, stop) of the part."""
-        if len(self.spec.shape) > 1 or (not self.first and span is None):
-            self.reader.read_rows(self.first + start, self.first + stop, out, span=span)
-            return
-        offset = self.first * self.encoding.type_size
-        left, right = span or (0, self.spec.row_bytes)
-        self.reader.read_rows(start, stop, out, span=(offset + left, offset + right))
-
-    def read_scales(self, start: int, stop: int, out: memoryview) -> None:
-        """Read scale rows [start, stop) of the part, which begins with a block."""
-        block = self.encoding.scale_block
-        first = self.first // block[0] if block else 0
-        self.reader.read_scales(first + start, first + stop, out)
 
 
 class StoreConversion:

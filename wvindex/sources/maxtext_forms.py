@@ -15,14 +15,13 @@ from wvindex.sources.maxtext_config import MaxTextConfig
 from wvindex.sources.maxtext_names import FUSED, Holding, holding, normalized
 from wvindex.sources.maxtext_tensors import TensorForm
 from wvindex.sources.orbax_arrays import LeafArray
+from wvindex.sources.orbax_metadata import OPTIMIZER
 
 _SCALED_QUERIES: Final = frozenset({"llama", "mistral", "mixtral", "gemma2"})
 """Model types whose queries MaxText keeps divided by the root of the head's width."""
 
 _PADDED: Final = frozenset({"qwen2", "qwen3", "qwen3_moe", "gemma2"})
 """Model types whose vocabulary MaxText pads, and its export cuts to ``vocab_size``."""
-
-_OPTIMIZER: Final = frozenset({"opt_state", "optimizer"})
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ class _Model:
         """Give what one leaf holds."""
         path = normalized(array.leaf.path)
         if path is None:
-            kind = "optimizer" if _OPTIMIZER & set(array.leaf.path[:1]) else "training state"
+            kind = "optimizer" if OPTIMIZER & set(array.leaf.path[:1]) else "training state"
             yield Form(array.leaf.name, array, aside=kind)
             return
         held = holding(path, self._type)
