@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from wvindex.build_guards import GENERATOR
+from wvindex.build_guards import GENERATOR, require_budget
 from wvindex.converting.files import SourceFile, all_files, identities
 from wvindex.converting.orbax_batches import Batch, databases, is_of_database
 from wvindex.converting.orbax_documents import (
@@ -41,7 +41,6 @@ from wvindex.converting.plan import Conversion, Edit, OnProgress, Request, Told,
 from wvindex.converting.staged import Constant, Content, StagedDirectory, require_checkpoint, require_place
 from wvindex.errors import UsageError
 from wvindex.limits import MAX_JSON_BYTES, PROCESS_BYTES
-from wvindex.sizes import format_size
 from wvindex.sources.files import is_directory, read_beside
 from wvindex.sources.orbax_arrays import RUNTIME_BYTES, LeafArray, context, open_arrays
 from wvindex.sources.orbax_metadata import METADATA, OCDBT_MANIFEST, is_orbax, locate, read_tree
@@ -160,13 +159,7 @@ class OrbaxConversion:
                 + 2 * sum(piece.array.chunk_nbytes for piece in one.pieces)
             )
         least = PROCESS_BYTES + RUNTIME_BYTES + _BUFFER + max(chunks, default=0)
-        if self._request.max_memory < least:
-            raise UsageError(
-                "this checkpoint's chunks cannot be held in so little memory",
-                field="max_memory",
-                expected=f"at least {format_size(least)}",
-                found=format_size(self._request.max_memory),
-            )
+        require_budget(self._request.max_memory, least, "this checkpoint's chunks cannot be held")
 
     def _units(self, dropped: Sequence[LeafArray]) -> Iterator[Unit]:
         for array in self._copied:

@@ -1,4 +1,4 @@
-"""What is written of an Orbax checkpoint before it is journaled: in OCDBT, one small database after another."""
+"""What is written of an Orbax checkpoint before it is journaled: in OCDBT, small databases one by one."""
 
 from __future__ import annotations
 
