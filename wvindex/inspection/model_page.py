@@ -21,6 +21,7 @@ from wvindex.inspection.tensor_stats import Row, role_of
 from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
 from wvindex.query.summary import Summary, summarize
+from wvindex.sizes import bits_per_weight
 
 _SIZES: Final = ("tensors", "parameters", "nbytes", "bits_per_weight", "encodings")
 _NUMBERS: Final = ("mean", "std", "absmax", "kurtosis", "outliers", "outlier_channels")
@@ -219,7 +220,7 @@ def _group(tensors: Sequence[Tensor], rows: Mapping[str, Row]) -> Row:
         "tensors": len(tensors),
         "parameters": size,
         "nbytes": nbytes,
-        "bits_per_weight": 8 * nbytes / size if size else math.nan,
+        "bits_per_weight": bits_per_weight(nbytes, size),
         "encodings": [name for name, _ in encodings.most_common()],
     }
     some = [rows[tensor.key] for tensor in tensors if tensor.key in rows]

@@ -105,7 +105,7 @@ def _sizes(page: ModelPage, name: str, what: str) -> RenderableType:
             str(row["tensors"]),
             f"{row['parameters']:,}",
             format_size(row["nbytes"]),
-            few(8 * row["nbytes"] / row["parameters"]) if row["parameters"] else "",
+            few(row["bits_per_weight"]) if row["parameters"] else "",
         )
         for row in rows
     ]

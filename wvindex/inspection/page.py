@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, Final
@@ -11,6 +10,7 @@ from wvindex.formats.ggml import can_decode
 from wvindex.inspection.table import Table, to_json
 from wvindex.inspection.tensor_stats import TENSOR, Row, place
 from wvindex.query.lazy import Tensor
+from wvindex.sizes import bits_per_weight
 
 ORIGIN: Final = ("exactness", "sources", "transforms")
 
@@ -65,6 +65,6 @@ def _stored(tensor: Tensor) -> Row:
         "sources": list(tensor.source),
         "transforms": list(tensor.transforms),
         "nbytes": tensor.nbytes,
-        "bits_per_weight": 8 * tensor.nbytes / tensor.size if tensor.size else math.nan,
+        "bits_per_weight": bits_per_weight(tensor.nbytes, tensor.size),
         "count": tensor.size,
     }

@@ -17,6 +17,7 @@ from wvindex.inspection.outliers import SIGMAS, Channels, channel_ratios, channe
 from wvindex.inspection.quantiles import PROBABILITIES, has_16_bits, select
 from wvindex.inspection.scan import column_states, is_wide, scan
 from wvindex.query.lazy import Tensor
+from wvindex.sizes import bits_per_weight
 
 Row = dict[str, Any]
 Advance = Callable[[int], None]
@@ -147,7 +148,7 @@ def place(tensor: Tensor) -> Row:
 
 def _stored(tensors: Sequence[Tensor]) -> Row:
     nbytes, size = sum(tensor.nbytes for tensor in tensors), sum(tensor.size for tensor in tensors)
-    return {"nbytes": nbytes, "bits_per_weight": 8 * nbytes / size if size else math.nan}
+    return {"nbytes": nbytes, "bits_per_weight": bits_per_weight(nbytes, size)}
 
 
 def _spread(summary: Summary) -> Row:

@@ -86,3 +86,15 @@ def real_numbers(spec: ArraySpec, x: object) -> NDArray[np.float32]:
     except (TypeError, ValueError) as error:
         found = error
     raise UsageError("x is no array of numbers", tensor=spec.key, expected="real numbers", found=found)
+
+
+def require_distinct(spec: ArraySpec, out: NDArray[Any]) -> None:
+    """Refuse a buffer whose values share memory; along each axis it must step over all of the inner ones."""
+    inner = out.itemsize
+    axes = zip(out.strides, out.shape, strict=True)
+    for stride, length in sorted((abs(stride), length) for stride, length in axes if length > 1):
+        if stride < inner and out.size:
+            raise UsageError(
+                "values of the buffer share memory", tensor=spec.key, expected=inner, found=out.strides
+            )
+        inner = stride * (length - 1) + inner

@@ -200,3 +200,23 @@ def relative(columns: Positions, start: int) -> slice | NDArray[np.int64]:
         return columns - start
     after = columns[-1] - start + (1 if columns.step > 0 else -1)
     return slice(columns[0] - start, after if after >= 0 else None, columns.step)
+
+
+def moved(positions: Positions, by: int) -> Positions:
+    """Give the positions, each `by` further on."""
+    if isinstance(positions, range):
+        return range(positions.start + by, positions.stop + by, positions.step)
+    return positions + by
+
+
+def ascending(rows: Positions) -> tuple[Positions, slice | NDArray[np.intp] | None]:
+    """Give the rows to read, strictly ascending, and what puts them in the order that was asked for."""
+    if isinstance(rows, range):
+        return rows, None
+    steps = np.diff(rows)
+    if bool(np.all(steps > 0)):
+        return rows, None
+    if bool(np.all(steps < 0)):
+        return rows[::-1], slice(None, None, -1)
+    unique, order = np.unique(rows, return_inverse=True)
+    return unique, order

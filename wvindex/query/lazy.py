@@ -13,10 +13,10 @@ from numpy.typing import DTypeLike, NDArray
 from wvindex.errors import SelectionError, UsageError
 from wvindex.formats.arrays import ArraySpec, Exactness, RowReader, RowScale
 from wvindex.formats.matmul import EncodedMatrix
-from wvindex.query.buffers import real_numbers, require_buffer, value_dtype
+from wvindex.query.buffers import real_numbers, require_buffer, require_distinct, value_dtype
 from wvindex.query.gather import gather, read_raw
 from wvindex.query.handle import Handle
-from wvindex.query.indexing import Positions, Selection, parse_index, row_range
+from wvindex.query.indexing import Selection, ascending, moved, parse_index, row_range
 from wvindex.query.memory import new_array, prove
 from wvindex.query.pieces import Pieces
 from wvindex.query.product import multiply
@@ -241,7 +241,7 @@ class Tensor:
             target = out = self._new(shape, wanted, self._axis0_rows(start, stop))
         else:
             require_buffer(self._spec, out, shape, dtype)
-            _require_distinct(self._spec, out)
+            require_distinct(self._spec, out)
             target = out if out.flags.carray else self._new(shape, out.dtype, self._axis0_rows(start, stop))
         self._read_axis0(start, stop, target)
         if target is not out:
@@ -481,30 +481,12 @@ class Tensor:
 
     def _select(self, selection: Selection) -> NDArray[Any]:
         """Read a selection as (rows, columns) in its own order."""
-        columns = selection.columns
-        offset = self._columns[0]
-        columns = (
-            range(columns.start + offset, columns.stop + offset, columns.step)
-            if isinstance(columns, range)
-            else columns + offset
-        )
-        rows, order = _ascending(selection.rows)
+        columns = moved(selection.columns, self._columns[0])
+        rows, order = ascending(selection.rows)
         values = self._new((len(rows), len(columns)), self.dtype, self._row_range)
         if values.size:
-            gather(self._base, self._reader, _moved(rows, self._first_row), columns, values)
+            gather(self._base, self._reader, moved(rows, self._first_row), columns, values)
         return values if order is None else values[order]
-
-
-def _require_distinct(spec: ArraySpec, out: NDArray[Any]) -> None:
-    """Refuse a buffer whose values share memory; along each axis it must step over all of the inner ones."""
-    inner = out.itemsize
-    axes = zip(out.strides, out.shape, strict=True)
-    for stride, length in sorted((abs(stride), length) for stride, length in axes if length > 1):
-        if stride < inner and out.size:
-            raise UsageError(
-                "values of the buffer share memory", tensor=spec.key, expected=inner, found=out.strides
-            )
-        inner = stride * (length - 1) + inner
 
 
 def _unpickled(handle: Handle, key: str, spec: ArraySpec, first_row: int, columns: tuple[int, int]) -> Tensor:
@@ -513,20 +495,3 @@ def _unpickled(handle: Handle, key: str, spec: ArraySpec, first_row: int, column
         raise UsageError("a tensor is unpickled with its database alone", tensor=key)
     tensor = handle.opened[key]
     return tensor if spec == tensor.spec else tensor._view(spec, first_row, columns)
-
-
-def _moved(rows: Positions, by: int) -> Positions:
-    return range(rows.start + by, rows.stop + by) if isinstance(rows, range) else rows + by
-
-
-def _ascending(rows: Positions) -> tuple[Positions, slice | NDArray[np.intp] | None]:
-    """Give the rows to read, strictly ascending, and what puts them in the order that was asked for."""
-    if isinstance(rows, range):
-        return rows, None
-    steps = np.diff(rows)
-    if bool(np.all(steps > 0)):
-        return rows, None
-    if bool(np.all(steps < 0)):
-        return rows[::-1], slice(None, None, -1)
-    unique, order = np.unique(rows, return_inverse=True)
-    return unique, order

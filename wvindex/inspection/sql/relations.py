@@ -23,6 +23,7 @@ from wvindex.inspection.tensor_stats import CHANNELS, LAYER, MOMENTS, ROLE, ROW,
 from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
 from wvindex.query.summary import summarize
+from wvindex.sizes import bits_per_weight
 
 Compute = Callable[[], list[Row]]
 
@@ -101,7 +102,7 @@ def _stored(tensors: list[Tensor]) -> Row:
         "tensors": len(tensors),
         "count": count,
         "nbytes": nbytes,
-        "bits_per_weight": 8 * nbytes / count if count else float("nan"),
+        "bits_per_weight": bits_per_weight(nbytes, count),
     }
 
 
