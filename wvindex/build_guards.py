@@ -79,13 +79,17 @@ def require_same_hashes(source: Source, hashes: Mapping[str, str]) -> None:
             )
 
 
-def require_memory(planned: Plan, budget: int) -> None:
-    """Refuse to build in less memory than the plan's worst moment takes."""
-    least = planned.peak_memory
+def require_budget(budget: int, least: int, refusal: str) -> None:
+    """Refuse to go on with less memory than is needed; `refusal` begins the message."""
     if budget < least:
         raise UsageError(
-            "this model cannot be built in so little memory",
+            f"{refusal} in so little memory",
             field="max_memory",
             expected=f"at least {format_size(least)}",
             found=format_size(budget),
         )
+
+
+def require_memory(planned: Plan, budget: int) -> None:
+    """Refuse to build in less memory than the plan's worst moment takes."""
+    require_budget(budget, planned.peak_memory, "this model cannot be built")

@@ -7,11 +7,9 @@ because it forks: nothing else runs in it.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import sys
-import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,6 +19,7 @@ import numpy as np
 import wvindex
 from tests.support import configs
 from tests.support.disk import Disk, killing
+from tests.support.killed import killed
 from tests.support.safetensors_writer import write_weights
 from tests.support.trees import contents, names
 from wvindex.converting import hub
@@ -49,24 +48,6 @@ def convert(source: Path, target: Path, at: int | None = None, **options: Any) -
     return disk
 
 
-def killed(source: Path, target: Path, at: int, **options: Any) -> bool:
-    """Convert in a child that dies at its operation `at`; False if it had no more so many."""
-    child = os.fork()
-    if not child:
-        try:
-            convert(source, target, at, **options)
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        return True
-    assert os.WEXITSTATUS(status) == 0, "the conversion failed"
-    return False
-
-
 def main(directory: str) -> None:
     """Kill everywhere, with nothing at the target and with a checkpoint to replace."""
     scratch = Path(directory)
@@ -82,7 +63,7 @@ def main(directory: str) -> None:
             place.mkdir()
             if overwrite:
                 shutil.copytree(scratch / "old", place / "out")
-            if not killed(source, place / "out", at, overwrite=overwrite):
+            if not killed(partial(convert, source, place / "out", at, overwrite=overwrite)):
                 break
             found = contents(place / "out") if (place / "out").exists() else None
             assert found in ([old, expected] if overwrite else [None, expected]), "half a checkpoint"

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 import wvindex
 from tests.support import configs, fp8
 from tests.support.checkpoints import SCALE_SUFFIX, checkpoint
-from tests.support.fused import fused_tensors
+from tests.support.fused import fused_checkpoint, fused_tensors
 from tests.support.memory_source import plain_name
 from tests.support.random_weights import Array
 from tests.support.safetensors_writer import write_safetensors, write_weights
@@ -129,10 +129,53 @@ def test_back_again_every_file_is_the_same(name: str, shards: int, tmp_path: Pat
     source = write_safetensors(checkpoint(name), tmp_path / "a", shards=shards)
     fuse(source, tmp_path / "b")
     unfuse(tmp_path / "b", tmp_path / "c")
-    before, after = contents(source), contents(tmp_path / "c")
-    indexes = [found.pop("model.safetensors.index.json", b"{}") for found in (before, after)]
-    assert before == after
-    assert json.loads(indexes[0]) == json.loads(indexes[1])
+    assert contents(source) == contents(tmp_path / "c")
+    fuse(tmp_path / "c", tmp_path / "d")
+    assert contents(tmp_path / "d") == contents(tmp_path / "b")
+
+
+QUERIES, BELOWS = (f"model.layers.1.self_attn.{name}" for name in ("q_a_proj", "kv_a_proj_with_mqa"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["q_a_proj", "kv_a_proj_with_mqa", "lm_head"],
+        [BELOWS, "lm_head", QUERIES],
+        ["re:.*self_attn.*", QUERIES, BELOWS],
+        [QUERIES, "é", BELOWS],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "style", [{"indent": 4}, {"separators": (",", ":")}, {"indent": 1, "sort_keys": True}]
+)
+def test_documents_come_back_whatever_their_text(
+    names: list[str], style: dict[str, Any], tmp_path: Path
+) -> None:
+    """Order, spelling and white space of JSON, a form that is stated to be false, an index out of order."""
+    source = write(tmp_path / "a", small(), shards=2)
+    config = CONFIG | {"fused_mla_lora_proj": False, "quantization_config": {"ignore": names}}
+    (source / "config.json").write_text(json.dumps(config, **style))
+    beside: Any = {"quantization": {"quantized_layers": {BELOWS: {}, "lm_head": {}, QUERIES: {}}}}
+    (source / "hf_quant_config.json").write_text(json.dumps(beside, **style))
+    index = loaded(source / "model.safetensors.index.json")
+    index["weight_map"] = dict(sorted(index["weight_map"].items(), reverse=True))
+    (source / "model.safetensors.index.json").write_text(json.dumps(index, **style))
+    fuse(source, tmp_path / "b")
+    unfuse(tmp_path / "b", tmp_path / "c")
+    assert contents(tmp_path / "c") == contents(source)
+
+
+def test_a_document_that_was_edited_since_is_not_undone(tmp_path: Path) -> None:
+    source = write(tmp_path / "a", small())
+    (source / "config.json").write_text(json.dumps(CONFIG, indent=7))
+    fuse(source, tmp_path / "b")
+    config = loaded(tmp_path / "b" / "config.json") | {"rope_theta": 7}
+    (tmp_path / "b" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    unfuse(tmp_path / "b", tmp_path / "c")
+    assert loaded(tmp_path / "c" / "config.json") == CONFIG | {"rope_theta": 7}
+    assert names(tmp_path / "c") == ["config.json", "model.safetensors"]
 
 
 ENDS = st.sampled_from(["weight", "bias"])
@@ -209,6 +252,21 @@ def test_wvindex_reads_the_result_as_it_read_the_source(tmp_path: Path) -> None:
             np.testing.assert_array_equal(found[key].read(), expected[key].read())
 
 
+@pytest.mark.parametrize("ranks", [{"q_lora_rank": 2}, {"kv_lora_rank": 2}], ids=str)
+def test_ranks_that_are_not_the_norms_widths_are_refused(ranks: dict[str, int], tmp_path: Path) -> None:
+    """Of the same sum as the right ones, they would cut elsewhere, and no shape would tell."""
+    source = write_safetensors(fused_checkpoint(checkpoint("deepseek_v3")), tmp_path / "a")
+    config = loaded(source / "config.json")
+    changes = ranks | {"qk_rope_head_dim": -2}
+    config |= {name: config[name] + more for name, more in changes.items()}
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(MetadataError, match=r"fused_qkv_a_proj_with_mqa\.weight and .*a_layernorm\.weight"):
+        unfuse(source, tmp_path / "b")
+    with pytest.raises(MetadataError, match=r"fused_qkv_a_proj_with_mqa\.weight and .*a_layernorm\.weight"):
+        wvindex.build(source, tmp_path / "c.zarr", mla="keep")
+    assert names(tmp_path) == ["a"]
+
+
 # What stands beside the tensors
 
 
@@ -243,7 +301,11 @@ def test_quantizers_lists_name_the_fused_module(tmp_path: Path) -> None:
     name = FUSED.removesuffix(".weight")
     assert found["modules_to_not_convert"] == ["lm_head", name]
     assert loaded(tmp_path / "b" / "hf_quant_config.json")["quantization"]["exclude_modules"] == [name]
-    assert {edit.file for edit in done.edits} == {"config.json", "hf_quant_config.json"}
+    assert {edit.file for edit in done.edits} == {
+        "config.json",
+        "hf_quant_config.json",
+        "mla_lora_documents.json",
+    }
     unfuse(tmp_path / "b", tmp_path / "c")
     assert loaded(tmp_path / "c" / "config.json") == config
     assert loaded(tmp_path / "c" / "hf_quant_config.json") == beside
@@ -347,6 +409,39 @@ def test_blocks_that_do_not_line_up_are_refused(tmp_path: Path) -> None:
         fuse(source, tmp_path / "b")
     assert QUERY in str(caught.value)
     assert names(tmp_path) == ["a"]
+
+
+def with_scales(directory: Path, query: Any, below: Any) -> tuple[Path, dict[str, Array]]:
+    """Write FP8 codes as compressed-tensors has them: a scale for the matrix, or one a row."""
+    tensors = small(ml_dtypes.float8_e4m3fn)
+    for name, scale in ((QUERY, query), (BELOW, below)):
+        tensors[f"{name}_scale"] = np.asarray(scale, np.float32)
+    config = CONFIG | {"quantization_config": {"quant_method": "compressed-tensors"}}
+    return write(directory, tensors, config), tensors
+
+
+@pytest.mark.parametrize(
+    "scales", [([0.5], [0.5]), (np.ones((6, 1)), np.full((7, 1), 2.0))], ids=["one", "rows"]
+)
+def test_fp8_with_scales_of_whole_rows_is_put_together_as_it_is(scales: Any, tmp_path: Path) -> None:
+    source, tensors = with_scales(tmp_path / "a", *scales)
+    fuse(source, tmp_path / "b")
+    halves = [tensors[f"{name}_scale"] for name in (QUERY, BELOW)]
+    joined = np.concatenate(halves) if halves[0].ndim > 1 else halves[0]
+    matrices = {name: tensor for name, tensor in tensors.items() if not name.endswith("_scale")}
+    expected = fused_tensors(matrices) | {f"{FUSED}_scale": joined}
+    assert tensors_in(tmp_path / "b") == digests(expected)
+    unfuse(tmp_path / "b", tmp_path / "c")
+    assert contents(tmp_path / "c") == contents(source)
+
+
+@pytest.mark.parametrize(
+    "scales", [([0.5], [0.25]), (np.ones((2, 1)), np.ones((2, 1)))], ids=["one", "blocks"]
+)
+def test_scales_that_hold_for_less_or_more_are_refused(scales: Any, tmp_path: Path) -> None:
+    source, _ = with_scales(tmp_path / "a", *scales)
+    with pytest.raises(UnsupportedError, match="weight_scale"):
+        fuse(source, tmp_path / "b")
 
 
 @pytest.mark.parametrize("scales_dtype", [np.float32, ml_dtypes.bfloat16])

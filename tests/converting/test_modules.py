@@ -39,6 +39,10 @@ def rewritten(value: Any, direction: Direction = "fuse") -> Any:
         (["re:.*mlp.gate$", "lm_head"], ["re:.*mlp.gate$", "lm_head"]),
         # a pattern that means both halves, and not the fused one
         ([r"re:.*\.q_a_proj$", r"re:.*\.kv_a_proj_with_mqa$"], None),
+        ([r".*\.q_a_proj$", r".*\.kv_a_proj_with_mqa$"], None),
+        ([".*q_a_proj$", ".*kv_a_proj_with_mqa$"], [".*q_a_proj$", ".*kv_a_proj_with_mqa$"]),
+        (["^model.*[.](q_a_proj|kv_a_proj_with_mqa)$"], None),
+        ([f"model.layers.*.{Q}", f"model.layers.*.{KV}*"], None),
     ],
     ids=str,
 )
@@ -91,12 +95,23 @@ def test_objects_by_module() -> None:
         [f"model.layers.*.{Q}"],
         {"layers": {FIRST[0]: 4, FIRST[1]: 8}},
         {"layers": {"re:.*q_a_proj": 4}},
+        {"dynamic": {"-:.*q_a_proj": {}, "-:.*kv_a_proj_with_mqa": {}}},
+        {"dynamic": {r"+:.*\.kv_a_proj_with_mqa": {"bits": 8}}},
+        # in a spelling that is not known
+        [f"{L[0]}.{Q},{KV}"],
+        [f"model.*layers.{Q}.*x"],
+        {"modules_to_not_convert": Q},
     ],
     ids=str,
 )
 def test_what_means_one_half_and_not_the_other_is_refused_by_name(value: Any) -> None:
     with pytest.raises(UnsupportedError, match="quantization_config"):
         rewritten(value)
+
+
+def test_patterns_that_mean_the_whole_attention_stay() -> None:
+    before = {"dynamic": {r"-:.*\.self_attn\..*": {}, ".*mlp.*": {"bits": 8}}}
+    assert rewritten(before) == before
 
 
 def test_a_pattern_that_comes_to_mean_more_is_refused() -> None:

@@ -16,14 +16,15 @@ import pytest
 import wvindex as wv
 from tests.support.checkpoints import checkpoint
 from tests.support.cli import REPOSITORY, document, environment, invoke, succeed
-from tests.support.maxtext_writer import Tree, flat, params, put, write_orbax
+from tests.support.maxtext_writer import Tree, flat, params, put, train_state, write_orbax
 from tests.support.orbax_process import FORMS, digest, state
 from tests.support.trees import contents
-from wvindex.converting import orbax
+from wvindex.converting import orbax_batches
 from wvindex.errors import (
     DuplicateName,
     MetadataError,
     SourceChanged,
+    SourceError,
     TargetExists,
     UnsupportedError,
     UsageError,
@@ -276,7 +277,7 @@ def test_an_interrupted_conversion_goes_on_where_it_ended(tmp_path: Path, files:
         if done.bytes_done > done.bytes_total * 0.9:
             raise KeyboardInterrupt
 
-    with mock.patch.object(orbax, "_BATCH_BYTES", 1 << 18):
+    with mock.patch.object(orbax_batches, "_BATCH_BYTES", 1 << 18):
         with pytest.raises(KeyboardInterrupt):
             wv.convert(source, tmp_path / "f", fuse_mla_lora=True, progress=stop)
         assert not (tmp_path / "f").exists()
@@ -333,3 +334,85 @@ def test_memory_for_the_largest_chunk_is_asked_for_first(tmp_path: Path) -> None
 def test_only_maxtext_has_an_optimizer(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such value"):
         wv.convert(write(tmp_path, model()), tmp_path / "f", fuse_mla_lora=True, optimizer="keep")
+
+
+def test_a_moment_that_is_not_shaped_like_its_parameter_is_refused_by_name(tmp_path: Path) -> None:
+    """Adafactor keeps a row and a column of a second moment; an axis that is gone is no columns' axis."""
+    tree = train_state(model()["params"]["params"])
+    factored = flat(tree["opt_state"]["0"]["nu"]["params"])
+    for path, value in factored.items():
+        if path[-2] in ("wq_a", "wkv_a"):
+            put(tree["opt_state"]["0"]["nu"]["params"], ".".join(path), value.mean(axis=-1))
+    source = write(tmp_path, tree, ocdbt=False)
+    with pytest.raises(UnsupportedError, match="not shaped like its parameter") as caught:
+        wv.convert(source, tmp_path / "f", fuse_mla_lora=True, optimizer="concat")
+    assert str(caught.value.tensor).startswith("opt_state.0.nu.params.decoder.")
+    wv.convert(source, tmp_path / "f", fuse_mla_lora=True, optimizer="drop")
+
+
+def test_norms_say_where_the_query_ends_and_contradictions_are_refused(tmp_path: Path) -> None:
+    tree = model()
+    attention = tree["params"]["params"]["decoder"]["moe_layers"]["self_attention"]
+    attention["q_norm"]["scale"] = attention["q_norm"]["scale"][:-1]
+    with pytest.raises(MetadataError, match=r"wq_a\.kernel and .*q_norm\.scale"):
+        wv.convert(write(tmp_path, tree), tmp_path / "f", fuse_mla_lora=True)
+
+
+def test_a_layer_that_lacks_both_halves_is_named(tmp_path: Path) -> None:
+    tree = model(scanned=False)
+    attention = tree["params"]["params"]["decoder"]["moe_layers_0"]["self_attention"]
+    del attention["wq_a"], attention["wkv_a"]
+    with pytest.raises(MetadataError, match=r"moe_layers_0\.self_attention\.wkv_b"):
+        wv.convert(write(tmp_path, tree), tmp_path / "f", fuse_mla_lora=True)
+
+
+def _removed(chunk: Path) -> None:
+    chunk.unlink()
+
+
+def _truncated(chunk: Path) -> None:
+    chunk.write_bytes(chunk.read_bytes()[:-7])
+
+
+def _emptied(chunk: Path) -> None:
+    chunk.write_bytes(b"")
+
+
+@pytest.mark.parametrize("zarr3", [True, False])
+@pytest.mark.parametrize("damage", [_removed, _truncated, _emptied])
+def test_a_damaged_leaf_is_not_carried_on(
+    tmp_path: Path, damage: Callable[[Path], None], zarr3: bool
+) -> None:
+    """It has nothing to do with the down-projections: it would be copied as it is."""
+    source = write(tmp_path, model(), ocdbt=False, zarr3=zarr3)
+    leaf = "params.params.decoder.dense_layers.mlp.wi_0.kernel"
+    damage(source / leaf / ("c/0/0/0" if zarr3 else "0.0.0"))
+    with pytest.raises(SourceError, match=r"wi_0\.kernel"):
+        wv.convert(source, tmp_path / "f", fuse_mla_lora=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_value_that_a_database_lacks_is_named(tmp_path: Path) -> None:
+    import tensorstore as ts
+
+    source = write(tmp_path, model())
+    store = ts.KvStore.open({"driver": "ocdbt", "base": f"file://{source}/"}).result()
+    key = b"params.params.decoder.dense_layers.mlp.wi_0.kernel/c/0/0/0"
+    assert key in store.list().result()
+    store.delete_range(ts.KvStore.KeyRange(key, key + b"\0")).result()
+    with pytest.raises(SourceError, match=key.decode()):
+        wv.convert(source, tmp_path / "f", fuse_mla_lora=True, dry_run=True)
+
+
+def test_settings_beside_it_say_the_form_that_it_has(tmp_path: Path) -> None:
+    source = write(tmp_path, model())
+    text = "# fused_mla_lora_proj: True\r\nfused_mla_lora_proj: {}  # here\r\nrope_factor: 40\r\n"
+    (source.parent / "maxtext.yml").write_text(text.format("false"), newline="")
+    (source.parent / "flow.yaml").write_text("{fused_mla_lora_proj: false}\n")
+    done = wv.convert(source.parent, tmp_path / "f", fuse_mla_lora=True)
+    assert (tmp_path / "f" / "maxtext.yml").read_bytes().decode() == text.format("true")
+    assert "maxtext.yml" in {edit.file for edit in done.edits}
+    (note,) = done.notes
+    assert note.startswith("flow.yaml")
+    wv.convert(tmp_path / "f", tmp_path / "b", unfuse_mla_lora=True)
+    assert (tmp_path / "b" / "maxtext.yml").read_bytes().decode() == text.format("false")

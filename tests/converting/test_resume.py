@@ -73,7 +73,7 @@ def test_a_prefix_that_is_not_what_was_written_is_written_anew(tmp_path: Path) -
 def test_it_goes_on_only_with_the_same_request_and_source(tmp_path: Path) -> None:
     source = write_model(tmp_path / "a")
     interrupted(source, tmp_path / "b", 12_000)
-    with pytest.raises(UsageError, match="a conversion that was interrupted"):
+    with pytest.raises(UsageError, match="the conversion that was interrupted here"):
         wvindex.convert(source, tmp_path / "b", fuse_mla_lora=True, allow_requant=True)
     (source / "new.txt").write_text("x")
     with pytest.raises(SourceChanged):
@@ -110,7 +110,7 @@ def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     source = write_model(tmp_path / "a")
     (tmp_path / "b.converting").mkdir()
     (tmp_path / "b.converting" / "mine").write_text("x")
-    with pytest.raises(TargetExists, match="holds something else"):
+    with pytest.raises(TargetExists, match="unfinished conversion holds something else"):
         convert(source, tmp_path / "b")
     assert names(tmp_path / "b.converting") == ["mine"]
 

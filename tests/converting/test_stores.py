@@ -161,14 +161,20 @@ def test_halves_that_cannot_stand_together_are_refused_by_name(tmp_path: Path) -
     with pytest.raises(MetadataError, match="missing") as caught:
         fuse(store, tmp_path / "x.zarr")
     assert caught.value.expected == name
+    del tensors[f"{ATTENTION}.q_a_proj.weight"]
+    source = write_safetensors(replace(model, tensors=tensors), tmp_path / "model")
+    store = wvindex.build(source, tmp_path / "kept.zarr", mla="keep", overwrite=True)
+    with pytest.raises(MetadataError, match=f"both down-projections.*{ATTENTION}"):
+        fuse(store, tmp_path / "x.zarr")
 
 
 def test_a_damaged_chunk_is_not_carried_on(stores: Stores, tmp_path: Path) -> None:
     store = stores.build(stores.safetensors("deepseek_v3"), **KEPT)
     copy = Path(shutil.copytree(store, tmp_path / "copy.zarr"))
     flip(chunk_path(copy, f"{ATTENTION}.q_a_proj.weight"), 5)
-    with pytest.raises(ChecksumError):
+    with pytest.raises(ChecksumError) as caught:
         fuse(copy, tmp_path / "x.zarr")
+    assert caught.value.__notes__[0].endswith("the same conversion goes on with it")
     assert not (tmp_path / "x.zarr").exists()
 
 

@@ -7,13 +7,11 @@ is a process of its own because it forks: nothing else runs in it.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import sys
-import traceback
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from unittest import mock
@@ -29,6 +27,7 @@ from tests.support.interrupted import (
     write_latent_model,
     write_plain_model,
 )
+from tests.support.killed import killed
 from tests.support.trees import names
 from wvindex.errors import TargetExists
 from wvindex.store import staging as staging_module
@@ -68,21 +67,8 @@ class Crashes:
 
     def crash(self, target: Path, at: int, **options: Any) -> bool:
         """Build in a child that dies at its operation `at`; False if it had no more so many."""
-        child = os.fork()
-        if not child:
-            try:
-                overwrite = self.overwrite or target.exists()
-                build(self.source, target, before=killing(at), overwrite=overwrite, **options)
-                os._exit(0)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-        _, status = os.waitpid(child, 0)
-        if os.WIFSIGNALED(status):
-            assert os.WTERMSIG(status) == signal.SIGKILL
-            return True
-        assert os.WEXITSTATUS(status) == 0, "the build failed"
-        return False
+        overwrite = self.overwrite or target.exists()
+        return killed(partial(build, self.source, target, before=killing(at), overwrite=overwrite, **options))
 
     def require_whole(self, target: Path) -> str:
         """Tell what stands at the target: nothing, the old store or the new one; never a part."""

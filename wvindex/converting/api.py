@@ -7,10 +7,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final, cast
 
+from wvindex.build_guards import require_budget
 from wvindex.converting.plan import Conversion, Converter, OnProgress, Request
 from wvindex.errors import UnknownFormat, UnreadableSource, UsageError
 from wvindex.limits import PROCESS_BYTES
-from wvindex.sizes import format_size, parse_size
+from wvindex.sizes import parse_size
 from wvindex.store.target import resolved
 
 CONVERTERS: Final = ("wvindex.converting.stores", "wvindex.converting.hub", "wvindex.converting.orbax")
@@ -101,7 +102,7 @@ def convert(
     )
     _require_apart(request)
     converter = _converter(request.source)
-    if optimizer is not None and not getattr(converter, "HAS_OPTIMIZER", False):
+    if optimizer is not None and not converter.HAS_OPTIMIZER:
         raise UsageError(
             "only a MaxText checkpoint has an optimizer's state", file=request.source, field="optimizer"
         )
@@ -122,13 +123,7 @@ def _optimizer(choice: str | None) -> str | None:
 
 def _memory(max_memory: int | str) -> int:
     budget = parse_size(max_memory)
-    if budget < LEAST_MEMORY:
-        raise UsageError(
-            "nothing can be converted in so little memory",
-            field="max_memory",
-            expected=f"at least {format_size(LEAST_MEMORY)}",
-            found=format_size(budget),
-        )
+    require_budget(budget, LEAST_MEMORY, "nothing can be converted")
     return budget
 
 

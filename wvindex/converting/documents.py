@@ -159,6 +159,23 @@ def rewritten_index(
     return new, edits
 
 
+def same_files(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two indexes send every tensor to the same file."""
+    return bool(one.get("weight_map") == other.get("weight_map"))
+
+
+def same_model(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two configurations differ in nothing but the form, and in how modules are named."""
+    return _of_model(one) == _of_model(other)
+
+
+def _of_model(config: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in config.items() if name not in (FORM, *_QUANTIZATION)}
+    if isinstance(kept.get(_TEXT), dict):
+        kept[_TEXT] = _of_model(kept[_TEXT])
+    return kept
+
+
 def encoded(document: Mapping[str, Any]) -> bytes:
     """Write JSON as the hub's tools do, members in their order."""
     return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()

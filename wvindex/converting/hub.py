@@ -10,30 +10,29 @@ from pathlib import Path
 from typing import Any, Final
 
 from wvindex.build_guards import GENERATOR
-from wvindex.building import Progress
+from wvindex.converting.arrangement import Arrangement
 from wvindex.converting.documents import (
     CONFIG,
-    MOVED,
     QUANTIZATION_FILES,
-    encoded,
     moved_to,
     rewritten_config,
     rewritten_index,
     rewritten_quantization,
+    same_files,
+    same_model,
     widths_of,
 )
 from wvindex.converting.files import all_files, identities, left_out
-from wvindex.converting.leaves import LeafPlanner, OutTensor
+from wvindex.converting.leaves import LeafPlanner, is_scaled_whole
 from wvindex.converting.modules import ModuleNames
-from wvindex.converting.pairs import Attention, attentions, require_form
-from wvindex.converting.plan import Conversion, Edit, OnProgress, Request, Unit
-from wvindex.converting.shards import arranged, file_contents
+from wvindex.converting.pairs import FUSED, attentions, require_every, require_form
+from wvindex.converting.plan import Conversion, Direction, Edit, OnProgress, Request, Told
 from wvindex.converting.staged import Constant, Content, StagedDirectory, require_checkpoint, require_place
-from wvindex.errors import MetadataError, UnsafePath
+from wvindex.converting.way_back import NAME as KEPT_TEXTS
+from wvindex.converting.way_back import Document, rewritten
 from wvindex.limits import MAX_JSON_BYTES, PROCESS_BYTES
-from wvindex.sources.files import OpenFiles, is_directory, list_names, read_beside
+from wvindex.sources.files import is_directory, list_names, read_beside
 from wvindex.sources.safetensors import SafetensorsSource
-from wvindex.sources.safetensors_header import read_header
 from wvindex.sources.safetensors_index import INDEX_SUFFIX, SUFFIX
 from wvindex.sources.strict_json import parse_object
 from wvindex.sources.unchanged import require_unchanged
@@ -42,6 +41,8 @@ from wvindex.store.staging import SOURCES
 from wvindex.transform.scales import ScaledTensors, attach_scales
 
 KIND: Final = "safetensors"
+
+HAS_OPTIMIZER: Final = False
 
 _MOST_BUFFERED: Final = 64 << 20
 """Held of a file, and synced at once: a disk is fastest when it is given much."""
@@ -90,14 +91,12 @@ class HubConversion:
         self._files = all_files(self._directory)
         self._contents: dict[str, list[Content]] = {}
         self._edits: list[Edit] = []
-        self._units: list[Unit] = []
-        self._emptied: dict[str, Mapping[str, str] | None] = {}
         widths = widths_of(source)
-        self._attentions = require_form(attentions(source.tensors()), request.direction)
+        self._attentions = require_form(attentions(source.tensors()), request.direction, self._directory)
+        require_every(source.tensors())
         leaves = LeafPlanner(source, widths, self._scales(), request.allow_requant)
-        self._arrange(leaves)
-        self._rewrite_documents()
-        carried = [name for name in self._files if name not in self._contents]
+        arrangement = self._arranged(leaves)
+        carried = [name for name in self._files if name not in self._contents and name != KEPT_TEXTS]
         self._contents |= {name: [self._files[name]] for name in carried}
         shards = source.headers.keys()
         self.plan = Conversion(
@@ -105,7 +104,7 @@ class HubConversion:
             direction=request.direction,
             source=str(request.source),
             target=str(request.target),
-            units=tuple(self._units),
+            units=tuple(arrangement.units),
             edits=tuple(self._edits),
             carried=tuple(name for name in carried if name not in shards),
             changes=tuple(leaves.changes),
@@ -115,14 +114,7 @@ class HubConversion:
     def write(self, progress: OnProgress) -> None:
         """Write every file, and give the directory its name; see `Planned`."""
         total = sum(content.nbytes for contents in self._contents.values() for content in contents)
-        done = 0
-
-        def report(name: str, nbytes: int) -> None:
-            nonlocal done
-            done += nbytes
-            if progress is not None:
-                progress(Progress(done, total, name))
-
+        report = Told(total, progress)
         with StagedDirectory(
             self._request.target,
             self._identity(),
@@ -151,144 +143,36 @@ class HubConversion:
         }
 
     def _scales(self) -> ScaledTensors:
-        """Pair FP8 codes with their scales, which must be sound where they are fused or parted."""
+        """Pair FP8 codes with their scales, which must be sound where they are fused or parted.
+
+        Scales of a whole matrix or a row (compressed-tensors' ``weight_scale``) are leaves like any other.
+        """
         scaled, refused = attach_scales(self._source)
         for one in self._attentions:
             for leaves in (one.query, one.below, one.fused):
                 for info in leaves.values():
-                    if info.name in refused:
+                    if info.name in refused and not is_scaled_whole(leaves):
                         raise refused[info.name]
         return scaled
 
-    def _arrange(self, leaves: LeafPlanner) -> None:
-        """Plan every tensor, file by file, and the index."""
-        homes = {info.name: file for file, header in self._source.headers.items() for info in header.tensors}
+    def _arranged(self, leaves: LeafPlanner) -> Arrangement:
+        """Plan every tensor, file by file, and every document."""
         name, index = self._index()
         moved = moved_to(index, self._directory / name) if name is not None else {}
-        replaced: dict[str, list[OutTensor]] = {}
-        added: dict[str, list[OutTensor]] = {}
-        index_names: dict[str, list[tuple[str, str]]] = {}
-        remembered: dict[str, str] = {}
+        arrangement = Arrangement(self._source, leaves, self._files, moved)
         for one in self._attentions:
-            if self._request.direction == "fuse":
-                self._fuse(one, leaves, homes, replaced, index_names, remembered)
-            else:
-                self._split(one, leaves, homes, replaced, added, index_names, moved)
-        self._write_shards(replaced, added)
-        if name is not None:
-            total = sum(unit.nbytes for unit in self._units)
-            document, edits = rewritten_index(index, index_names, remembered, total, name)
-            self._contents[name] = [Constant(encoded(document))]
-            self._edits += edits
-
-    def _fuse(
-        self,
-        one: Attention,
-        leaves: LeafPlanner,
-        homes: Mapping[str, str],
-        replaced: dict[str, list[OutTensor]],
-        index_names: dict[str, list[tuple[str, str]]],
-        remembered: dict[str, str],
-    ) -> None:
-        """Have the fused tensors stand where the query's stood."""
-        for leaf, tensor in leaves.fused(one).items():
-            query, below = one.query[leaf], one.below[leaf]
-            home = homes[query.name]
-            replaced |= {query.name: [tensor], below.name: []}
-            index_names |= {query.name: [(tensor.name, home)], below.name: []}
-            if homes[below.name] != home:
-                remembered[below.name] = homes[below.name]
-            self._unit("fuse", (query.name, below.name), [tensor], home)
-
-    def _split(
-        self,
-        one: Attention,
-        leaves: LeafPlanner,
-        homes: Mapping[str, str],
-        replaced: dict[str, list[OutTensor]],
-        added: dict[str, list[OutTensor]],
-        index_names: dict[str, list[tuple[str, str]]],
-        moved: Mapping[str, str],
-    ) -> None:
-        """Have both halves stand where they were fused, or where the lower one was before that."""
-        for leaf, (query, below) in leaves.split(one).items():
-            fused = one.fused[leaf]
-            home = homes[fused.name]
-            elsewhere = self._member(moved.get(below.name, home))
-            replaced[fused.name] = [query, below] if elsewhere == home else [query]
-            if elsewhere != home:
-                added.setdefault(elsewhere, []).append(below)
-            index_names[fused.name] = [(query.name, home), (below.name, elsewhere)]
-            self._unit("split", (fused.name,), [query, below], home)
-
-    def _member(self, name: str) -> str:
-        """Refuse a file name, found in an index, that is not one of a file for tensors beside it.
-
-        A file that was left without tensors when they were fused is in no index; any other stays what it is.
-        """
-        if name in self._source.headers or name in self._emptied:
-            return name
-        if "/" in name or not name.endswith(SUFFIX) or "\\" in name:
-            raise UnsafePath(
-                "a file name leads out of the checkpoint's directory",
-                file=self._directory,
-                field="file name",
-                expected=f"a name that ends in {SUFFIX}",
-                found=name,
-            )
-        self._emptied[name] = self._metadata_of_empty(name)
-        return name
-
-    def _metadata_of_empty(self, name: str) -> Mapping[str, str] | None:
-        """Give the metadata of a file without tensors; of one that is not there, those of the others."""
-        found = self._files.get(name)
-        if found is None:
-            return next(iter(self._source.headers.values())).metadata
-        with OpenFiles() as files:
-            header = read_header(files, found.path, files.add(found.path, found.real).st_size)
-        if header.tensors:
-            raise MetadataError(
-                "the index sends tensors back to a file that is not the checkpoint's",
-                file=found.path,
-                field=f"metadata.{MOVED}",
-                expected="a file without tensors, or of the index",
-                found=f"{len(header.tensors)} tensors",
-            )
-        return header.metadata
-
-    def _write_shards(
-        self, replaced: Mapping[str, Sequence[OutTensor]], added: Mapping[str, Sequence[OutTensor]]
-    ) -> None:
-        """Compose the files of tensors: those that nothing changes in are copied whole."""
-        for file, header in self._source.headers.items():
-            kept = [info for info in header.tensors if info.name not in replaced]
-            for info in kept:
-                self._units.append(
-                    Unit(
-                        operation="copy",
-                        inputs=(info.name,),
-                        outputs=(info.name,),
-                        nbytes=info.nbytes,
-                        file=file,
-                    )
-                )
-            if len(kept) == len(header.tensors) and file not in added:
-                continue
-            tensors = arranged(self._source, header.tensors, replaced, added.get(file, ()))
-            self._contents[file] = file_contents(tensors, header.metadata)
-        for file, metadata in sorted(self._emptied.items()):
-            self._contents[file] = file_contents(arranged(self._source, (), {}, added[file]), metadata)
-
-    def _unit(self, operation: Any, inputs: tuple[str, ...], made: Sequence[OutTensor], file: str) -> None:
-        self._units.append(
-            Unit(
-                operation=operation,
-                inputs=inputs,
-                outputs=tuple(tensor.name for tensor in made),
-                nbytes=sum(tensor.content.nbytes for tensor in made),
-                file=file,
-            )
+            (arrangement.fuse if self._request.direction == "fuse" else arrangement.split)(one)
+        self._contents |= arrangement.contents()
+        written = {one.fused_name.rpartition(".")[2] for one in self._attentions}
+        texts, edits = rewritten(
+            self._documents(arrangement, name),
+            self._directory,
+            self._request.direction,
+            keep=written == {FUSED[0]},
         )
+        self._contents |= {name: [Constant(text)] for name, text in texts.items()}
+        self._edits += edits
+        return arrangement
 
     def _index(self) -> tuple[str | None, dict[str, Any]]:
         """Read the index again, whole; none where there is none."""
@@ -298,24 +182,46 @@ class HubConversion:
         data = read_beside(self._directory, name, MAX_JSON_BYTES) or b"{}"
         return name, parse_object(data, file=self._directory / name)
 
-    def _rewrite_documents(self) -> None:
-        """Compose config.json, and other files that name modules."""
-        direction = self._request.direction
-        names = ModuleNames(self._attentions, direction, self._directory / CONFIG)
-        config, edits = rewritten_config(self._source.config(), names, direction)
-        self._edits += edits
-        if edits:
-            self._contents[CONFIG] = [Constant(encoded(config))]
-        for name in QUANTIZATION_FILES:
-            data = read_beside(self._directory, name, MAX_JSON_BYTES)
-            if data is None:
-                continue
-            names = ModuleNames(self._attentions, direction, self._directory / name)
-            old = parse_object(data, file=self._directory / name)
-            document, edits = rewritten_quantization(name, old, names)
-            self._edits += edits
-            if edits:
-                self._contents[name] = [Constant(encoded(document))]
+    def _documents(self, arrangement: Arrangement, index: str | None) -> list[Document]:
+        """Give the documents that name tensors or modules: config.json, the index, quantizers' files."""
+        there = self._request.direction
+        back: Direction = "unfuse" if there == "fuse" else "fuse"
+        found = []
+        for name in (CONFIG, *QUANTIZATION_FILES):
+            text = read_beside(self._directory, name, MAX_JSON_BYTES)
+            if text is not None:
+                rewrite = partial(self._rewrite, name)
+                document = Document(
+                    name,
+                    text,
+                    partial(rewrite, there),
+                    partial(rewrite, back),
+                    same_model if name == CONFIG else None,
+                )
+                found.append(document)
+        if index is not None:
+            total = sum(unit.nbytes for unit in arrangement.units)
+            go, come = (
+                partial(
+                    rewritten_index,
+                    replaced=entries,
+                    moved=arrangement.homes if way == "fuse" else {},
+                    total_size=total,
+                    file=index,
+                )
+                for way, entries in ((there, arrangement.entries), (back, arrangement.entries_back))
+            )
+            text = read_beside(self._directory, index, MAX_JSON_BYTES) or b"{}"
+            found.append(Document(index, text, go, come, same_files))
+        return found
+
+    def _rewrite(
+        self, name: str, direction: Direction, document: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[Edit]]:
+        names = ModuleNames(self._attentions, direction, self._directory / name)
+        if name == CONFIG:
+            return rewritten_config(document, names, direction)
+        return rewritten_quantization(name, document, names)
 
     def _notes(self, carried: Sequence[str]) -> tuple[str, ...]:
         weights = [name for name in carried if name.endswith(_WEIGHTS)]

@@ -12,81 +12,24 @@ from typing import Final
 from wvindex.converting.pairs import Attention, Leaves
 from wvindex.converting.plan import Change
 from wvindex.converting.requant import Requantized, ScaledRows
-from wvindex.converting.staged import Constant, Content
-from wvindex.errors import MetadataError, UnsupportedError
+from wvindex.converting.staged import Constant
+from wvindex.converting.tensors import OutTensor, TensorBytes, Together
+from wvindex.errors import MetadataError, UnsupportedError, WvindexError
 from wvindex.sources.base import Source, TensorInfo
+from wvindex.transform.latent_widths import require_stated
 from wvindex.transform.scales import SUFFIX, ScaledTensors
 
 _WEIGHT: Final = "weight"
 _BLOCK_SCALES: Final = f"{_WEIGHT}{SUFFIX}"
+_WHOLE_SCALE: Final = "weight_scale"
 
-_BY_ROWS: Final = frozenset({_WEIGHT, "bias", "weight_scale", "weight_packed"})
+_BY_ROWS: Final = frozenset({_WEIGHT, "bias", _WHOLE_SCALE, "weight_packed"})
 """Tensors with an index of axis 0 for each output: weights, packed along their rows or not, and scales."""
 
 _SHARED: Final = frozenset(
-    {"input_scale", "input_global_scale", "weight_scale", "weight_scale_2", "weight_global_scale"}
+    {"input_scale", "input_global_scale", _WHOLE_SCALE, "weight_scale_2", "weight_global_scale"}
 )
 """Single numbers that hold for a whole matrix: joined only where both halves have the same."""
-
-
-@dataclass(frozen=True)
-class OutTensor:
-    """A tensor of the result.
-
-    Attributes
-    ----------
-    name : str
-    dtype : str
-        As safetensors spells it.
-    shape : tuple of int
-    content : Content
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    content: Content
-
-
-@dataclass(frozen=True)
-class TensorBytes:
-    """Bytes [start, stop) of a tensor of the source."""
-
-    source: Source
-    info: TensorInfo
-    start: int
-    stop: int
-
-    @property
-    def nbytes(self) -> int:
-        """How many."""
-        return self.stop - self.start
-
-    def read(self, start: int, out: memoryview) -> None:
-        """Read them from the file."""
-        first = self.start + start
-        self.source.read(self.info, first, first + len(out), out)
-
-
-@dataclass(frozen=True)
-class Together:
-    """Contents one after another."""
-
-    parts: tuple[Content, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Of all."""
-        return sum(part.nbytes for part in self.parts)
-
-    def read(self, start: int, out: memoryview) -> None:
-        """Read from each part that holds some."""
-        done = 0
-        for part in self.parts:
-            count = max(0, min(part.nbytes - start, len(out) - done))
-            if count:
-                part.read(start, out[done : done + count])
-            done, start = done + count, max(0, start - part.nbytes)
 
 
 @dataclass
@@ -127,6 +70,7 @@ class LeafPlanner:
             If the halves differ in dtype, in a number that both must share, or in where blocks of scales end.
         """
         made: dict[str, OutTensor] = {}
+        self._require_norms(one, one.query)
         blocks = self._blocks(one.query)
         self._require_same_blocks(one, blocks)
         if blocks is not None and self.rows[0] % blocks[0]:
@@ -152,6 +96,7 @@ class LeafPlanner:
     def split(self, one: Attention) -> dict[str, tuple[OutTensor, OutTensor]]:
         """Give both halves of each tensor of an attention, by leaf; raises as `fused`."""
         made: dict[str, tuple[OutTensor, OutTensor]] = {}
+        self._require_norms(one, one.fused)
         blocks = self._blocks(one.fused)
         if blocks is not None and self.rows[0] % blocks[0]:
             made = self._requantized_below(one, blocks)
@@ -170,6 +115,11 @@ class LeafPlanner:
             else:
                 raise self._refusal(leaf, info, sum(self.rows))
         return made
+
+    def _require_norms(self, one: Attention, leaves: Leaves) -> None:
+        """Hold the configuration's ranks against the norms."""
+        info = next(iter(leaves.values()))
+        require_stated(info.name, one.norms, self.widths, info.file)
 
     def _blocks(self, leaves: Leaves) -> tuple[int, int] | None:
         """Give the block of a weight's scales; None where it has none."""
@@ -274,15 +224,28 @@ class LeafPlanner:
                 found=self.rows[0],
             )
 
-    def _refusal(self, leaf: str, info: TensorInfo, rows: int) -> MetadataError:
+    def _refusal(self, leaf: str, info: TensorInfo, rows: int) -> WvindexError:
+        if leaf in _SHARED:
+            return UnsupportedError(
+                "nobody knows how these scales of a down-projection are put together or taken apart",
+                file=info.file,
+                tensor=info.name,
+                expected=f"one number, or one for each of {rows} rows",
+                found=info.shape,
+            )
         return MetadataError(
             "a down-projection does not fit the configuration",
             file=info.file,
             tensor=info.name,
             field="q_lora_rank, kv_lora_rank, qk_rope_head_dim",
-            expected=f"{rows} rows" if leaf in _BY_ROWS else "one number",
+            expected=f"{rows} rows",
             found=info.shape,
         )
+
+
+def is_scaled_whole(leaves: Leaves) -> bool:
+    """Whether a module's FP8 codes have a scale for the matrix, or one a row, and none for blocks."""
+    return _WHOLE_SCALE in leaves and _BLOCK_SCALES not in leaves
 
 
 def _require_known(leaf: str, info: TensorInfo) -> None:

@@ -1,8 +1,9 @@
 """Lists of module names in a quantization's configuration, rewritten so that they mean the same modules.
 
 The tools spell them in many ways: ``modules_to_not_convert``, ``ignore``, ``exclude_modules``, ``targets``;
-full names, their ends, ``re:`` and a regular expression, shell patterns; some as keys of an object. All of
-them are looked at, whatever they are called.
+full names, their ends, shell patterns (ModelOpt), regular expressions with ``re:`` before them
+(compressed-tensors), ``-:`` or ``+:`` (GPTQModel's ``dynamic``) or nothing (transformers); some as keys of an
+object. All of them are looked at, whatever they are called.
 """
 
 from __future__ import annotations
@@ -18,8 +19,14 @@ from wvindex.converting.pairs import BELOW, FUSED, QUERY, Attention
 from wvindex.converting.plan import Direction
 from wvindex.errors import UnsupportedError
 
-_REGEX: Final = "re:"
-_GLOB: Final = frozenset("*?[")
+_REGEX: Final = ("re:", "-:", "+:")
+"""What tools write before a regular expression."""
+
+_PLAIN: Final = re.compile(r"[\w./:-]*")
+"""A name, or an end of one; anything else is a pattern."""
+
+_BARE_REGEX: Final = re.compile(r"\A\.|[\\^$(){}|+]")
+"""What no shell pattern for a module's name has: an entry with it is a regular expression."""
 
 
 class ModuleNames:
@@ -56,6 +63,8 @@ class ModuleNames:
         UnsupportedError
             If a list means one half and not the other, or cannot be made to mean the same.
         """
+        if isinstance(value, str):
+            self._require_read([value], where, is_list=False)
         if isinstance(value, list):
             if value and all(isinstance(item, str) for item in value):
                 return self._list(value, where)
@@ -65,7 +74,17 @@ class ModuleNames:
             return self._object(members, where)
         return value
 
+    def _require_read(self, entries: Sequence[str], where: str, *, is_list: bool = True) -> None:
+        """Refuse an entry that names a down-projection in a way that is not known."""
+        modules = [module for one in (*self._before, *self._after) for module in one]
+        for entry in entries:
+            named = any(name in entry for name in (QUERY, BELOW, *FUSED))
+            is_read = is_list and (not _is_pattern(entry) or any(_matches(entry, one) for one in modules))
+            if named and not is_read:
+                raise self._refusal(where, "a name, or a pattern that fits a module of this model", entry)
+
     def _list(self, old: list[str], where: str) -> list[str]:
+        self._require_read(old, where)
         replaced = {entry: names for entry in old if (names := self._renamed(entry)) != (entry,)}
         kept = [entry for entry in old if entry not in replaced]
         meant = [self._meant(old, modules, where) for modules in self._before]
@@ -104,6 +123,7 @@ class ModuleNames:
 
     def _object(self, old: dict[str, Any], where: str) -> dict[str, Any]:
         """Rename members that are named after modules."""
+        self._require_read(list(old), where)
         for name in old:
             if _is_pattern(name) and any(
                 _matches(name, module) != _matches(name, other)
@@ -143,7 +163,7 @@ class ModuleNames:
 
 
 def _is_pattern(entry: str) -> bool:
-    return entry.startswith(_REGEX) or bool(_GLOB.intersection(entry))
+    return entry.startswith(_REGEX) or _PLAIN.fullmatch(entry) is None
 
 
 def _matches_any(entries: Sequence[str], module: str) -> bool:
@@ -152,11 +172,12 @@ def _matches_any(entries: Sequence[str], module: str) -> bool:
 
 def _matches(entry: str, module: str) -> bool:
     """Whether an entry means a module: as a pattern, or as a run of the segments of its name."""
-    if entry.startswith(_REGEX):
-        try:
-            return re.match(entry.removeprefix(_REGEX), module) is not None
-        except re.error:
-            return False
-    if _GLOB.intersection(entry):
+    if not _is_pattern(entry):
+        return f".{entry}." in f".{module}."
+    prefix = next((one for one in _REGEX if entry.startswith(one)), "")
+    if not prefix and _BARE_REGEX.search(entry) is None:
         return fnmatchcase(module, entry)
-    return f".{entry}." in f".{module}."
+    try:
+        return re.match(entry.removeprefix(prefix), module) is not None
+    except re.error:
+        return False

@@ -13,14 +13,13 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from wvindex.build_guards import GENERATOR
-from wvindex.building import Progress
+from wvindex.build_guards import GENERATOR, require_budget
 from wvindex.converting.files import SourceFile, all_files, identities
+from wvindex.converting.orbax_batches import Batch, databases, is_of_database
 from wvindex.converting.orbax_documents import (
     ARRAY_METADATAS,
     SHARDING,
@@ -33,13 +32,15 @@ from wvindex.converting.orbax_documents import (
     spaced,
     written_shapes,
 )
-from wvindex.converting.orbax_pairs import NewLeaf, Path_, is_optimizers, place_of, steps
-from wvindex.converting.orbax_values import SourceValues, TargetValues, merge, new_metadata
-from wvindex.converting.plan import Conversion, Edit, OnProgress, Request, Unit
+from wvindex.converting.orbax_grid import chunk_keys, require_chunks, require_decodable
+from wvindex.converting.orbax_leaves import Path_, is_optimizers, place_of
+from wvindex.converting.orbax_pairs import rechunked, steps
+from wvindex.converting.orbax_settings import rewritten_settings, settings, tells_form
+from wvindex.converting.orbax_values import Region, SourceValues, TargetValues, merge, new_metadata
+from wvindex.converting.plan import Conversion, Edit, OnProgress, Request, Told, Unit
 from wvindex.converting.staged import Constant, Content, StagedDirectory, require_checkpoint, require_place
 from wvindex.errors import UsageError
 from wvindex.limits import MAX_JSON_BYTES, PROCESS_BYTES
-from wvindex.sizes import format_size
 from wvindex.sources.files import is_directory, read_beside
 from wvindex.sources.orbax_arrays import RUNTIME_BYTES, LeafArray, context, open_arrays
 from wvindex.sources.orbax_metadata import METADATA, OCDBT_MANIFEST, is_orbax, locate, read_tree
@@ -52,10 +53,6 @@ KIND: Final = "maxtext"
 HAS_OPTIMIZER: Final = True
 
 _BUFFER: Final = 16 << 20
-_BATCH_BYTES: Final = 1 << 30
-"""Values that one database has, about: what an interrupted conversion does again."""
-
-_DATABASE: Final = "ocdbt.process_"
 
 
 def claims(path: Path) -> bool:
@@ -74,25 +71,6 @@ def _replaceable(request: Request) -> Callable[[Path], None]:
     return partial(
         require_checkpoint, overwrite=request.overwrite, kind="an Orbax checkpoint", is_kind=claims
     )
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """What is written before it is journaled: new leaves, or values that are copied.
-
-    Attributes
-    ----------
-    directory : str
-        Below the result: of a database, or of a leaf.
-    made : NewLeaf or None
-    keys : tuple of bytes
-    nbytes : int
-    """
-
-    directory: str
-    made: NewLeaf | None
-    keys: tuple[bytes, ...]
-    nbytes: int
 
 
 class OrbaxConversion:
@@ -121,6 +99,8 @@ class OrbaxConversion:
         self._made = [one for step in self._steps for one in step.outputs]
         self._metadata = {one.name: new_metadata(self._values, one) for one in self._made}
         self._copied = [array for array in kept if array.leaf.name not in self._gone]
+        self._keys = {array.leaf.name: self._values.keys(array.leaf.name) for array in kept}
+        self._chunks = self._found_chunks(kept)
         self._require_memory()
         dropped = [array for array in arrays if self._drops(array.leaf.path)]
         self._contents, edits = self._documents([array.leaf.name for array in dropped])
@@ -134,6 +114,22 @@ class OrbaxConversion:
             carried=tuple(self._carried()),
             notes=self._notes(),
         )
+
+    def _found_chunks(self, kept: Sequence[LeafArray]) -> dict[str, tuple[LeafArray, Region]]:
+        """Give what each key that is copied is; where every chunk is stored, none may be missing."""
+        chunks: dict[str, tuple[LeafArray, Region]] = {}
+        for array in kept:
+            expected = chunk_keys(array, self._values.metadata(array.leaf.name), self._item)
+            if self._tree.fill_is_stored:
+                require_chunks(array, expected, self._keys[array.leaf.name], self._item)
+            if array.leaf.name not in self._gone:
+                chunks |= {key: (array, region) for key, region in expected.items()}
+        return chunks
+
+    def _require_decodable(self, key: str) -> None:
+        """Decode what was copied from a key, if it is a chunk's: a damaged one is not carried on."""
+        if key in self._chunks:
+            require_decodable(*self._chunks[key])
 
     def _choose(self, arrays: Sequence[LeafArray]) -> Callable[[Path_], bool]:
         """Tell which leaves are left out; where there are moments of a down-projection, it must be said."""
@@ -152,7 +148,9 @@ class OrbaxConversion:
 
     def _require_memory(self) -> None:
         """Refuse where the largest chunk cannot be held with what is made of it."""
-        chunks = [2 * array.value_nbytes for array in self._copied if self._tree.ocdbt]
+        chunks = [
+            2 * (array.value_nbytes if self._tree.ocdbt else array.chunk_nbytes) for array in self._copied
+        ]
         for one in self._made:
             written, _ = written_shapes(self._metadata[one.name])
             sizes = (min(n, size) for n, size in zip(one.shape, written, strict=True))
@@ -161,13 +159,7 @@ class OrbaxConversion:
                 + 2 * sum(piece.array.chunk_nbytes for piece in one.pieces)
             )
         least = PROCESS_BYTES + RUNTIME_BYTES + _BUFFER + max(chunks, default=0)
-        if self._request.max_memory < least:
-            raise UsageError(
-                "this checkpoint's chunks cannot be held in so little memory",
-                field="max_memory",
-                expected=f"at least {format_size(least)}",
-                found=format_size(self._request.max_memory),
-            )
+        require_budget(self._request.max_memory, least, "this checkpoint's chunks cannot be held")
 
     def _units(self, dropped: Sequence[LeafArray]) -> Iterator[Unit]:
         for array in self._copied:
@@ -203,6 +195,12 @@ class OrbaxConversion:
         }
         what = f"{len(self._made)} leaves in the place of {len(self._gone)}"
         edits = [Edit(file=name, what=what) for name in contents]
+        fused = self._request.direction == "fuse"
+        for name, text in settings(self._files.values()):
+            new = rewritten_settings(text, fused=fused)
+            if new != text:
+                contents[name] = [Constant(new.encode())]
+                edits.append(Edit(file=name, what=f"fused_mla_lora_proj: {fused}"))
         return contents, edits
 
     def _document(self, name: str) -> dict[str, Any] | None:
@@ -216,7 +214,7 @@ class OrbaxConversion:
         found = {}
         for name, file in self._files.items():
             inner = name.removeprefix(self._inside) if name.startswith(self._inside) else None
-            if name in self._contents or (inner is not None and self._tree.ocdbt and _is_of_database(inner)):
+            if name in self._contents or (inner is not None and self._tree.ocdbt and is_of_database(inner)):
                 continue
             leaf = next((part for part in _parents(name) if part in leaves), None)
             if leaf is None or (leaf in kept and not self._tree.ocdbt):
@@ -225,34 +223,29 @@ class OrbaxConversion:
 
     def _notes(self) -> tuple[str, ...]:
         """Say where the way back will not give the same chunks: columns are split, or halves differ."""
-        notes = []
-        for step in self._steps:
-            first, *others = step.inputs
-            if any(array.chunk_shape[-1] < array.shape[-1] for array in step.inputs) or any(
-                other.chunk_shape[:-1] != first.chunk_shape[:-1] for other in others
-            ):
-                notes.append(
-                    f"{first.leaf.name} is in chunks of {first.chunk_shape}: the way back gives the same "
-                    "values, in other chunks"
-                )
-        return tuple(notes[:1])
+        notes = [
+            f"{name} speaks of fused_mla_lora_proj in a way that is not rewritten: set it to "
+            f"{self._request.direction == 'fuse'}"
+            for name, text in settings(self._files.values())
+            if tells_form(text)
+        ]
+        changed = rechunked(self._steps)
+        if changed is not None:
+            notes.append(
+                f"{changed.leaf.name} is in chunks of {changed.chunk_shape}: the way back gives the same "
+                "values, in other chunks"
+            )
+        return tuple(notes)
 
     def write(self, progress: OnProgress) -> None:
         """Write every leaf and every file, and give the directory its name; see `Planned`."""
         carried = self._carried()
-        batches = list(self._batches())
+        batches = self._batches()
         files: dict[str, Sequence[Content]] = {name: [file] for name, file in carried.items()}
         files |= self._contents
         total = sum(one.nbytes for contents in files.values() for one in contents)
         total += sum(batch.nbytes for batch in batches)
-        done = 0
-
-        def report(name: str, nbytes: int) -> None:
-            nonlocal done
-            done += nbytes
-            if progress is not None:
-                progress(Progress(done, total, name))
-
+        report = Told(total, progress)
         with StagedDirectory(
             self._request.target,
             self._identity(),
@@ -263,6 +256,7 @@ class OrbaxConversion:
             staged.require_space(sum(file.nbytes for file in self._files.values()))
             for name, contents in files.items():
                 staged.write(name, contents, partial(report, name))
+                self._require_decodable(name.removeprefix(self._inside))
             for batch in batches:
                 self._write_batch(staged, batch, report)
             if self._tree.ocdbt:
@@ -271,33 +265,18 @@ class OrbaxConversion:
                 file.require_unchanged()
             staged.publish()
 
-    def _batches(self) -> Iterator[_Batch]:
-        """Divide the arrays: a directory a new leaf, or databases of about `_BATCH_BYTES`."""
+    def _batches(self) -> list[Batch]:
         if not self._tree.ocdbt:
-            for one in self._made:
-                yield _Batch(f"{self._inside}{one.name}", one, (), one.nbytes)
-            return
-        number = 0
-        keys: list[bytes] = []
-        nbytes = 0
-        for array in self._copied:
-            found = self._values.keys(array.leaf.name)
-            each = -(-array.nbytes // max(len(found), 1))
-            for key in found:
-                keys.append(key)
-                nbytes += each
-                if nbytes >= _BATCH_BYTES:
-                    yield _Batch(f"{self._inside}{_DATABASE}{number}", None, tuple(keys), nbytes)
-                    number, keys, nbytes = number + 1, [], 0
-        if keys:
-            yield _Batch(f"{self._inside}{_DATABASE}{number}", None, tuple(keys), nbytes)
-            number += 1
-        for place, one in enumerate(self._made):
-            yield _Batch(f"{self._inside}{_DATABASE}{number + place}", one, (), one.nbytes)
+            return [Batch(f"{self._inside}{one.name}", one, (), one.nbytes) for one in self._made]
+        copied = [(key, nbytes) for array in self._copied for key, nbytes in self._sized(array)]
+        return list(databases(self._inside, copied, self._made))
 
-    def _write_batch(
-        self, staged: StagedDirectory, batch: _Batch, report: Callable[[str, int], None]
-    ) -> None:
+    def _sized(self, array: LeafArray) -> Iterator[tuple[bytes, int]]:
+        """Give a leaf's keys with about the bytes of each."""
+        found = self._keys[array.leaf.name]
+        yield from ((key, -(-array.nbytes // len(found))) for key in found)
+
+    def _write_batch(self, staged: StagedDirectory, batch: Batch, report: Callable[[str, int], None]) -> None:
         name = batch.made.name if batch.made is not None else batch.directory
         if staged.is_kept(batch.directory):
             report(name, batch.nbytes)
@@ -309,10 +288,12 @@ class OrbaxConversion:
             target.write(batch.made, self._metadata[batch.made.name], partial(report, name))
         else:
             target.copy(self._values, batch.keys)
+            for key in batch.keys:
+                self._require_decodable(key.decode(errors="replace"))
             report(name, batch.nbytes)
         staged.keep(batch.directory)
 
-    def _merge(self, staged: StagedDirectory, batches: Sequence[_Batch]) -> None:
+    def _merge(self, staged: StagedDirectory, batches: Sequence[Batch]) -> None:
         directory = staged.path(self._inside.rstrip("/"))
         make_directory(directory)
         merge([staged.path(batch.directory) for batch in batches], directory, self._shared)
@@ -327,11 +308,6 @@ class OrbaxConversion:
             "options": {"direction": self._request.direction, "optimizer": self._request.optimizer},
             "plan_sha256": digest.hexdigest(),
         }
-
-
-def _is_of_database(name: str) -> bool:
-    first = name.partition("/")[0]
-    return first in ("d", OCDBT_MANIFEST) or first.startswith(_DATABASE)
 
 
 def _parents(name: str) -> Iterator[str]:

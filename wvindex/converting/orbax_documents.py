@@ -13,7 +13,7 @@ from copy import deepcopy
 from typing import Any, Final
 
 from wvindex.converting.arrange import rearranged
-from wvindex.converting.orbax_pairs import FUSED, QUERY, NewLeaf, Path_, Step, place_of, renamed
+from wvindex.converting.orbax_leaves import BELOW, FUSED, QUERY, NewLeaf, Path_, Step, place_of, renamed
 
 SHARDING: Final = "_sharding"
 ARRAY_METADATAS: Final = "array_metadatas"
@@ -51,7 +51,7 @@ class Leaves:
             return [path]
         if self._fuses:  # a node without a value, such as a mask: one for both
             return [renamed(path, FUSED)] if path[place] == QUERY else []
-        return [renamed(path, name) for name in (QUERY, "wkv_a")] if path[place] == FUSED else [path]
+        return [renamed(path, name) for name in (QUERY, BELOW)] if path[place] == FUSED else [path]
 
 
 def rewritten_tree(document: Mapping[str, Any], leaves: Leaves) -> Document:

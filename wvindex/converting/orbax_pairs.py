@@ -1,106 +1,36 @@
-"""The down-projections of latent attention in an Orbax tree: which leaves become which.
-
-MaxText calls them ``wq_a`` and ``wkv_a``, and the one that ``fused_mla_lora_proj`` makes of both ``wq_kv_a``:
-their columns one after another, the query's first. A segment of a leaf's path is compared whole.
-"""
+"""The down-projections of latent attention in an Orbax tree: which leaves become which."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from wvindex.converting.orbax_leaves import (
+    BELOW,
+    FUSED,
+    QUERY,
+    NewLeaf,
+    Path_,
+    Piece,
+    Step,
+    is_optimizers,
+    place_of,
+    renamed,
+)
 from wvindex.converting.plan import Direction
 from wvindex.errors import DuplicateName, MetadataError, UnsupportedError
-from wvindex.sources.maxtext_names import OPTIMIZER
 from wvindex.sources.orbax_arrays import LeafArray
+from wvindex.transform.latent_widths import Norm, Norms, query_width, require_stated
 
-QUERY: Final = "wq_a"
-BELOW: Final = "wkv_a"
-FUSED: Final = "wq_kv_a"
-_NORM: Final = ("q_norm", "scale")
+_NORMS: Final = ("q_norm", "kv_norm")
+_UP: Final = frozenset({"wq_b", "wkv_b"})
+
+_VALUE: Final = "value"
+_ROOTS: Final = frozenset({"params", "base", "model"})
+"""What may stand before a parameter's path: Linen's collections, NNX's modules."""
 
 _KERNELS: Final = (("kernel",), ("kernel", "value"))
-
-Path_ = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Columns of a leaf that are columns of a new one.
-
-    Attributes
-    ----------
-    array : LeafArray
-    start, stop : int
-        In `array`, along its last axis.
-    at : int
-        Where they begin in the new leaf.
-    """
-
-    array: LeafArray
-    start: int
-    stop: int
-    at: int
-
-
-@dataclass(frozen=True)
-class NewLeaf:
-    """A leaf that the result has and the source has not.
-
-    Attributes
-    ----------
-    path : tuple of str
-    shape : tuple of int
-    pieces : tuple of Piece
-    """
-
-    path: Path_
-    shape: tuple[int, ...]
-    pieces: tuple[Piece, ...]
-
-    @property
-    def name(self) -> str:
-        """As Orbax joins it."""
-        return ".".join(self.path)
-
-    @property
-    def model(self) -> LeafArray:
-        """The leaf that it is stored like."""
-        return self.pieces[0].array
-
-    @property
-    def nbytes(self) -> int:
-        """Of all values."""
-        return sum(
-            (piece.stop - piece.start) * piece.array.nbytes // max(piece.array.shape[-1], 1)
-            for piece in self.pieces
-        )
-
-
-@dataclass(frozen=True)
-class Step:
-    """Leaves that become others."""
-
-    inputs: tuple[LeafArray, ...]
-    outputs: tuple[NewLeaf, ...]
-
-
-def place_of(path: Path_) -> int | None:
-    """Find the segment that names a down-projection."""
-    return next((place for place, part in enumerate(path) if part in (QUERY, BELOW, FUSED)), None)
-
-
-def renamed(path: Path_, name: str) -> Path_:
-    """Give a path with another down-projection's name."""
-    place = place_of(path)
-    return path if place is None else (*path[:place], name, *path[place + 1 :])
-
-
-def is_optimizers(path: Path_) -> bool:
-    """Whether a leaf is state of an optimizer."""
-    return path[0] in OPTIMIZER
 
 
 def steps(arrays: Sequence[LeafArray], direction: Direction, file: Path) -> list[Step]:
@@ -109,9 +39,10 @@ def steps(arrays: Sequence[LeafArray], direction: Direction, file: Path) -> list
     Raises
     ------
     UnsupportedError
-        If there is nothing to fuse or to take apart, or a leaf that no concatenation of columns fits.
+        If there is nothing to fuse or to take apart, a leaf that no concatenation of columns fits, or a
+        moment that is not shaped like its parameter.
     MetadataError
-        If one half is missing.
+        If one half is missing, or the norms contradict where the query's columns end.
     DuplicateName
         If an attention has both forms.
     """
@@ -121,9 +52,79 @@ def steps(arrays: Sequence[LeafArray], direction: Direction, file: Path) -> list
         if place_of(path) is not None:
             groups.setdefault(renamed(path, FUSED), {})[path[place_of(path) or 0]] = array
     _require_form(groups, arrays, direction, file)
+    _require_every(groups, arrays, file)
     by_path = {array.leaf.path: array for array in arrays}
     make = _fused if direction == "fuse" else _split
-    return [make(path, members, by_path, file) for path, members in groups.items()]
+    made: dict[Path_, Step] = {}
+    parameters: dict[Path_, Step] = {}
+    for path in sorted(groups, key=is_optimizers):  # parameters first: moments are held against them
+        parameter = _parameter_of(path, parameters, file) if is_optimizers(path) else None
+        made[path] = make(path, groups[path], by_path, parameter, file)
+        if parameter is None:
+            parameters[_core(path)] = made[path]
+    return [made[path] for path in groups]
+
+
+def rechunked(planned: Iterable[Step]) -> LeafArray | None:
+    """Find a leaf that the way back will give in other chunks: columns are split, or halves differ."""
+    for step in planned:
+        first, *others = step.inputs
+        if any(array.chunk_shape[-1] < array.shape[-1] for array in step.inputs) or any(
+            other.chunk_shape[:-1] != first.chunk_shape[:-1] for other in others
+        ):
+            return first
+    return None
+
+
+def _core(path: Path_) -> Path_:
+    """Give a parameter's path below the model's root, which its moments' paths end with."""
+    first = next((place for place, part in enumerate(path) if part not in _ROOTS), 0)
+    return path[first : len(path) - (path[-1] == _VALUE)]
+
+
+def _parameter_of(path: Path_, parameters: Mapping[Path_, Step], file: Path) -> Step:
+    whole = path[: len(path) - (path[-1] == _VALUE)]
+    for first in range(len(whole)):
+        if whole[first:] in parameters:
+            return parameters[whole[first:]]
+    raise UnsupportedError(
+        "an optimizer's state of a down-projection that is no parameter here",
+        file=file,
+        tensor=".".join(path),
+        expected="a leaf of the parameters, whose path it ends with",
+        found="none",
+    )
+
+
+def _require_like(moment: Step, parameter: Step, file: Path) -> None:
+    """Refuse a moment that is not shaped like its parameter: a factored one has lost an axis."""
+    for found, wanted in zip(moment.inputs, parameter.inputs, strict=True):
+        if found.shape != wanted.shape:
+            raise UnsupportedError(
+                "a moment is not shaped like its parameter, and cannot be put together as that is",
+                file=file,
+                tensor=found.leaf.name,
+                expected=f"{wanted.shape}, as {wanted.leaf.name}; or optimizer=drop",
+                found=found.shape,
+            )
+
+
+def _require_every(
+    groups: Mapping[Path_, Mapping[str, LeafArray]], arrays: Iterable[LeafArray], file: Path
+) -> None:
+    """Refuse an attention that has up-projections of low rank, and no down-projection."""
+    parents = {path[: place_of(path)] for path in groups}
+    for array in arrays:
+        path = array.leaf.path
+        place = next((place for place, part in enumerate(path) if part in _UP), None)
+        if place is not None and not is_optimizers(path) and path[:place] not in parents:
+            raise MetadataError(
+                "both down-projections of an attention are missing",
+                file=file,
+                tensor=array.leaf.name,
+                expected=f"{'.'.join((*path[:place], QUERY))} and {BELOW}, or {FUSED}",
+                found="neither",
+            )
 
 
 def _require_form(
@@ -158,7 +159,11 @@ def _require_form(
 
 
 def _fused(
-    path: Path_, members: Mapping[str, LeafArray], by_path: Mapping[Path_, LeafArray], file: Path
+    path: Path_,
+    members: Mapping[str, LeafArray],
+    by_path: Mapping[Path_, LeafArray],
+    parameter: Step | None,
+    file: Path,
 ) -> Step:
     halves = []
     for name in (QUERY, BELOW):
@@ -172,8 +177,11 @@ def _fused(
             )
         halves.append(members[name])
     query, below = halves
-    _check_kernel(query)
-    _check_kernel(below)
+    if parameter is None:
+        _require_kernel(query, file)
+        _require_kernel(below, file)
+    else:
+        _require_like(Step((query, below), ()), parameter, file)
     if query.shape[:-1] != below.shape[:-1] or query.encoding != below.encoding:
         raise UnsupportedError(
             "the halves cannot be put side by side",
@@ -182,22 +190,34 @@ def _fused(
             expected=f"{query.encoding.name} {(*query.shape[:-1], 'any')}",
             found=f"{below.encoding.name} {below.shape}",
         )
-    width = query.shape[-1]
+    width, total = query.shape[-1], query.shape[-1] + below.shape[-1]
+    norms = _norms(query, by_path)
+    if parameter is None and norms[0] is not None:
+        query_width(query.leaf.name, total, norms, file)
+        require_stated(query.leaf.name, (norms[0], None), (width, 0, 0), file)
     pieces = (Piece(query, 0, width, 0), Piece(below, 0, below.shape[-1], width))
-    made = NewLeaf(path, (*query.shape[:-1], width + below.shape[-1]), pieces)
-    return Step((query, below), (made,))
+    return Step((query, below), (NewLeaf(path, (*query.shape[:-1], total), pieces),))
 
 
 def _split(
-    path: Path_, members: Mapping[str, LeafArray], by_path: Mapping[Path_, LeafArray], file: Path
+    path: Path_,
+    members: Mapping[str, LeafArray],
+    by_path: Mapping[Path_, LeafArray],
+    parameter: Step | None,
+    file: Path,
 ) -> Step:
     if FUSED not in members:
         raise MetadataError(
             "a moment is unfused though the parameters are fused", file=file, tensor=".".join(path)
         )
     fused = members[FUSED]
-    _check_kernel(fused)
-    rank, width = _rank(fused, by_path, file), fused.shape[-1]
+    if parameter is None:
+        _require_kernel(fused, file)
+        rank = query_width(fused.leaf.name, fused.shape[-1], _norms(fused, by_path), file)
+    else:
+        _require_like(Step((fused,), ()), parameter, file)
+        rank = parameter.outputs[0].shape[-1]
+    width = fused.shape[-1]
     outputs = tuple(
         NewLeaf(renamed(path, name), (*fused.shape[:-1], stop - start), (Piece(fused, start, stop, 0),))
         for name, start, stop in ((QUERY, 0, rank), (BELOW, rank, width))
@@ -205,42 +225,40 @@ def _split(
     return Step((fused,), outputs)
 
 
-def _check_kernel(array: LeafArray) -> None:
+def _require_kernel(array: LeafArray, file: Path) -> None:
     path = array.leaf.path
     below = path[(place_of(path) or 0) + 1 :]
     if below not in _KERNELS or len(array.shape) not in (2, 3):
         raise UnsupportedError(
             "a leaf of a down-projection that is no kernel [in, out]",
+            file=file,
             tensor=array.leaf.name,
             expected="a kernel of two axes, or three where layers are scanned",
             found=array.shape,
         )
 
 
-def _rank(fused: LeafArray, by_path: Mapping[Path_, LeafArray], file: Path) -> int:
-    """Find ``q_lora_rank``: as many values as the norm between the query's factors has."""
-    path = fused.leaf.path
+def _norms(kernel: LeafArray, by_path: Mapping[Path_, LeafArray]) -> Norms:
+    """Find the norms behind a down-projection, of the query and of keys and values."""
+    query, below = (_norm(kernel, name, by_path) for name in _NORMS)
+    return query, below
+
+
+def _norm(kernel: LeafArray, name: str, by_path: Mapping[Path_, LeafArray]) -> Norm | None:
+    path = kernel.leaf.path
     place = place_of(path) or 0
-    norm = by_path.get((*path[:place], *_NORM, *path[place + 2 :]))
-    rank = _norm_width(norm, fused) if norm is not None else None
-    if rank is None or not 0 < rank < fused.shape[-1]:
-        raise MetadataError(
-            "where the query's columns end is not known",
-            file=file,
-            tensor=fused.leaf.name,
-            expected=f"{'.'.join((*path[:place], *_NORM))}, of fewer values than {fused.shape[-1]}",
-            found=norm.shape if norm is not None else "nothing",
-        )
-    return rank
+    found = by_path.get((*path[:place], name, "scale", *path[place + 2 :]))
+    width = _norm_width(found, kernel) if found is not None else None
+    return Norm(found.leaf.name, width) if found is not None and width is not None else None
 
 
-def _norm_width(norm: LeafArray, fused: LeafArray) -> int | None:
+def _norm_width(norm: LeafArray, kernel: LeafArray) -> int | None:
     """Give the norm's values of one layer; layers are along axis 1 or 0, there and in the kernel."""
-    if len(fused.shape) != len(norm.shape) + 1:
+    if len(kernel.shape) != len(norm.shape) + 1:
         return None
     if len(norm.shape) == 1:
         return norm.shape[0]
     for axis in (1, 0):
-        if norm.shape[axis] == fused.shape[axis]:
+        if norm.shape[axis] == kernel.shape[axis]:
             return norm.shape[1 - axis]
     return None

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wvindex.converting.orbax_documents import array_metadata, compact, written_shapes
-from wvindex.converting.orbax_pairs import NewLeaf
+from wvindex.converting.orbax_leaves import NewLeaf
 from wvindex.errors import NoSpace, ShardError, StoreError, UnreadableSource
 from wvindex.sources.orbax_arrays import array_spec, tensorstore
 from wvindex.sources.orbax_metadata import OrbaxTree

@@ -186,6 +186,27 @@ def _unit(unit: Unit) -> str:
     return f"{' + '.join(unit.inputs)} -> {' + '.join(unit.outputs)} ({format_size(unit.nbytes)}{where})"
 
 
+class Told:
+    """Adds bytes up, and tells a progress of them.
+
+    Parameters
+    ----------
+    total : int
+    progress : callable or None
+    """
+
+    def __init__(self, total: int, progress: OnProgress) -> None:
+        self._total = total
+        self._progress = progress
+        self._done = 0
+
+    def __call__(self, name: str, nbytes: int) -> None:
+        """Tell that so many more bytes of something are there."""
+        self._done += nbytes
+        if self._progress is not None:
+            self._progress(Progress(self._done, self._total, name))
+
+
 class Planned(Protocol):
     """A source that is open, and what will be done with it."""
 
@@ -203,7 +224,15 @@ class Planned(Protocol):
 
 
 class Converter(Protocol):
-    """A kind of checkpoint."""
+    """A kind of checkpoint: a module.
+
+    Attributes
+    ----------
+    HAS_OPTIMIZER : bool
+        Whether an optimizer's state may stand in one.
+    """
+
+    HAS_OPTIMIZER: bool
 
     def claims(self, path: Path) -> bool:
         """Whether what stands at a path is of this kind; looks at names and first bytes alone."""

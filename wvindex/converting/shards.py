@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from wvindex.converting.arrange import rearranged
-from wvindex.converting.leaves import OutTensor, TensorBytes
 from wvindex.converting.staged import Constant, Content
+from wvindex.converting.tensors import OutTensor, TensorBytes
 from wvindex.sources.base import TensorInfo
 from wvindex.sources.safetensors import SafetensorsSource
 from wvindex.sources.safetensors_header import LENGTH_BYTES

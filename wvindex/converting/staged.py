@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol, Self
 
 import numpy as np
 
+from wvindex.converting.prefixes import has_prefix, whole_prefix
 from wvindex.errors import (
     NoSpace,
     SourceError,
@@ -35,7 +36,6 @@ from wvindex.store.durable import (
     remove_file,
     remove_tree,
     rename,
-    reporting,
     truncate_file,
     walk,
 )
@@ -214,7 +214,7 @@ class StagedDirectory:
         fsync_paths([*files, *directories])
         total = crc = 0
         for file in sorted(files):
-            prefix = _whole(file, self._buffer)
+            prefix = whole_prefix(file, self._buffer)
             self._journal.append_prefix(file.relative_to(self._staging.store).as_posix(), prefix)
             total, crc = total + 1, crc ^ prefix.crc32c
         self._journal.append_prefix(f"{name}/", WrittenPrefix(total, crc))
@@ -225,7 +225,9 @@ class StagedDirectory:
         if kept is None or not self.path(name).is_dir():
             return False
         _, files = walk(self.path(name))
-        found = [_whole(file, self._buffer) for file in files if file.is_file() and not file.is_symlink()]
+        found = [
+            whole_prefix(file, self._buffer) for file in files if file.is_file() and not file.is_symlink()
+        ]
         crc = 0
         for prefix in found:
             crc ^= prefix.crc32c
@@ -253,7 +255,7 @@ class StagedDirectory:
     def _kept(self, name: str, path: Path, total: int) -> tuple[int, int]:
         """Give how many bytes of a file are there as journaled, and their checksum; cut the rest."""
         prefix = self._journal.prefixes.get(name)
-        if prefix is not None and prefix.nbytes <= total and _has_prefix(path, prefix, self._buffer):
+        if prefix is not None and prefix.nbytes <= total and has_prefix(path, prefix, self._buffer):
             if path.stat().st_size > prefix.nbytes:
                 truncate_file(path, prefix.nbytes)
             return prefix.nbytes, prefix.crc32c
@@ -303,30 +305,6 @@ def _fill(contents: Sequence[Content], start: int, out: memoryview) -> None:
             content.read(start + done - offset, out[done : done + count])
             done += count
         offset = stop
-
-
-def _whole(path: Path, buffer: memoryview) -> WrittenPrefix:
-    """Give the size and the checksum of a file."""
-    nbytes = crc = 0
-    with reporting("read a file", path), path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            crc, nbytes = crc32c([buffer[:count]], crc), nbytes + count
-    return WrittenPrefix(nbytes, crc)
-
-
-def _has_prefix(path: Path, prefix: WrittenPrefix, buffer: memoryview) -> bool:
-    """Whether a file begins with what was journaled of it."""
-    with reporting("read a file", path):
-        if path.is_symlink() or not path.is_file() or path.stat().st_size < prefix.nbytes:
-            return False
-        crc, left = 0, prefix.nbytes
-        with path.open("rb", buffering=0) as file:
-            while left:
-                count = file.readinto(buffer[: min(left, len(buffer))])
-                if not count:
-                    return False
-                crc, left = crc32c([buffer[:count]], crc), left - count
-    return crc == prefix.crc32c
 
 
 def _is_at_fault(error: BaseException) -> bool:

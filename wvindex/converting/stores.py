@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,9 +13,9 @@ from wvindex.arch.keys import FUSED_LATENT, LATENT_DOWN, layer_key, split_layer
 from wvindex.build_guards import GENERATOR, require_space
 from wvindex.building import write_arrays
 from wvindex.converting.plan import Conversion, OnProgress, Request, Unit
+from wvindex.converting.stored_rows import StoredRows
 from wvindex.errors import MetadataError, UnsupportedError
 from wvindex.formats.arrays import ArraySpec, RowReader, part_spec
-from wvindex.formats.encodings import Encoding
 from wvindex.formats.ledger import LedgerEntry
 from wvindex.limits import MAX_JSON_BYTES
 from wvindex.store.catalog import ArrayEntry, Catalog
@@ -31,6 +31,10 @@ from wvindex.transform.plan import FUSED_OPTION, Operation, reading_order
 from wvindex.transform.scales import SUFFIX
 
 KIND: Final = "store"
+
+HAS_OPTIMIZER: Final = False
+
+_UP: Final = frozenset(f"self_attn.{name}_proj.weight" for name in ("q_b", "kv_b", "k_b", "v_b"))
 
 
 def claims(path: Path) -> bool:
@@ -51,62 +55,6 @@ def planned(request: Request) -> Iterator[StoreConversion]:
             files.close()
     finally:
         objects.close()
-
-
-@dataclass(frozen=True)
-class StoredRows:
-    """Rows of an array of a store, or of a part of one; `wvindex.transform.rows.Rows`.
-
-    Attributes
-    ----------
-    spec : ArraySpec
-        Of the part.
-    reader : RowReader
-        Of the whole array.
-    first : int
-        The array's row where the part begins; of a vector, its value.
-    """
-
-    spec: ArraySpec
-    reader: RowReader
-    first: int = 0
-
-    @property
-    def encoding(self) -> Encoding:
-        """The array's."""
-        return self.spec.encoding
-
-    @property
-    def n_rows(self) -> int:
-        """Of the part."""
-        return self.spec.n_rows
-
-    @property
-    def row_values(self) -> int:
-        """Values in a row."""
-        return self.spec.row_values
-
-    @property
-    def matrix_rows(self) -> int:
-        """Rows of one matrix."""
-        return self.spec.matrix_rows
-
-    def read_rows(
-        self, start: int, stop: int, out: memoryview, *, span: tuple[int, int] | None = None
-    ) -> None:
-        """Read rows [start, stop) of the part."""
-        if len(self.spec.shape) > 1 or (not self.first and span is None):
-            self.reader.read_rows(self.first + start, self.first + stop, out, span=span)
-            return
-        offset = self.first * self.encoding.type_size
-        left, right = span or (0, self.spec.row_bytes)
-        self.reader.read_rows(start, stop, out, span=(offset + left, offset + right))
-
-    def read_scales(self, start: int, stop: int, out: memoryview) -> None:
-        """Read scale rows [start, stop) of the part, which begins with a block."""
-        block = self.encoding.scale_block
-        first = self.first // block[0] if block else 0
-        self.reader.read_scales(first + start, first + stop, out)
 
 
 class StoreConversion:
@@ -150,6 +98,7 @@ class StoreConversion:
             overwrite=self._request.overwrite,
             identity=self._identity(),
             restart=self._request.restart,
+            what="conversion",
         )
         with writer:
             require_space(self._operations, writer, {})
@@ -192,16 +141,41 @@ class StoreConversion:
             found[layer_key(layer, kind)] = [self._catalog.arrays[key] for key in keys]
         if not found:
             raise self._nothing("unfused down-projections, which mla='keep' stores")
+        self._require_every({layer for layer, _ in self._layers(LATENT_DOWN)})
         return [self._joined(halves) for halves in found.values()]
+
+    def _require_every(self, layers: Set[int]) -> None:
+        """Refuse a layer with up-projections of low rank and without down-projections."""
+        for key in self._catalog.arrays:
+            layer, role = split_layer(key)
+            if role in _UP and layer not in layers:
+                raise MetadataError(
+                    "both down-projections of a layer are missing",
+                    file=self._request.source,
+                    tensor=key,
+                    expected=" and ".join(layer_key(layer or 0, module) for module in LATENT_DOWN),
+                    found="neither",
+                )
 
     def _joined(self, halves: list[ArrayEntry]) -> Operation:
         specs = [entry.spec for entry in halves]
+        rows = self._widths[0], self._widths[1] + self._widths[2]
+        for spec, expected in zip(specs, rows, strict=True):
+            if spec.shape[0] != expected:
+                raise MetadataError(
+                    "a down-projection does not fit the configuration",
+                    file=self._request.source,
+                    tensor=spec.key,
+                    field="q_lora_rank, kv_lora_rank, qk_rope_head_dim",
+                    expected=f"{expected} rows",
+                    found=spec.shape,
+                )
         require_fusible(specs)
         spec = fused_spec(specs, self._widths)
-        rows = fused_rows([self._rows(entry) for entry in halves], vectors=len(spec.shape) == 1)
+        joined = fused_rows([self._rows(entry) for entry in halves], vectors=len(spec.shape) == 1)
         self._becomes |= {half.key: (spec,) for half in specs}
         self._unit("fuse", tuple(half.key for half in specs), (spec,))
-        return Operation(spec, rows)
+        return Operation(spec, joined)
 
     def _split(self) -> list[Operation]:
         """Take every fused array apart.

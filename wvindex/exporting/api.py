@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-from wvindex.build_guards import GENERATOR
+from wvindex.build_guards import GENERATOR, require_budget
 from wvindex.converting.staged import require_place
 from wvindex.errors import UsageError, WvindexError
 from wvindex.exporting.absorbed import require_dense, require_factors
@@ -28,7 +28,7 @@ from wvindex.exporting.targets import (
     write,
 )
 from wvindex.limits import PROCESS_BYTES
-from wvindex.sizes import format_size, parse_size
+from wvindex.sizes import parse_size
 from wvindex.store.staging import SOURCES
 from wvindex.store.target import resolved
 from wvindex.transform.plan import STORAGE
@@ -252,13 +252,7 @@ def _is_file(asked: Options) -> bool:
 
 def _memory(max_memory: int | str) -> int:
     budget = parse_size(max_memory)
-    if budget < LEAST_MEMORY:
-        raise UsageError(
-            "nothing can be exported in so little memory",
-            field="max_memory",
-            expected=f"at least {format_size(LEAST_MEMORY)}",
-            found=format_size(budget),
-        )
+    require_budget(budget, LEAST_MEMORY, "nothing can be exported")
     return budget
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from wvindex.arch.family import Family
 from wvindex.arch.keys import EXPERT_MODULES, fused_gguf_name, gguf_name, layer_key, split_layer
 from wvindex.arch.naming import place
-from wvindex.converting.stores import StoredRows
+from wvindex.converting.stored_rows import StoredRows
 from wvindex.errors import UnsupportedError, WvindexError
 from wvindex.exporting.held import Held
 from wvindex.exporting.narrowed import Narrowed

@@ -14,7 +14,7 @@ from typing import Any
 from wvindex.arch.config import ModelConfig
 from wvindex.arch.family import Family
 from wvindex.arch.registry import FAMILIES
-from wvindex.converting.stores import StoredRows
+from wvindex.converting.stored_rows import StoredRows
 from wvindex.errors import UsageError
 from wvindex.exporting.chunks import ChunkCache, VerifiedRows
 from wvindex.formats.arrays import ArraySpec, RowReader, part_spec

@@ -10,7 +10,7 @@ from typing import Final
 from wvindex.arch.family import Family
 from wvindex.arch.keys import EXPERT_MODULES, layer_key, split_layer
 from wvindex.arch.naming import Placement, place
-from wvindex.converting.stores import StoredRows
+from wvindex.converting.stored_rows import StoredRows
 from wvindex.errors import UnsupportedError, WvindexError
 from wvindex.exporting.held import Held
 from wvindex.exporting.hub_stacks import stacked

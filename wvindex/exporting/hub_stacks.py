@@ -13,7 +13,7 @@ from wvindex.arch.family import Family
 from wvindex.arch.keys import EXPERT_MODULES, layer_key
 from wvindex.arch.mxfp4 import BLOCK_CODES, CODES, EXPONENTS, MXFP4
 from wvindex.arch.naming import place
-from wvindex.converting.stores import StoredRows
+from wvindex.converting.stored_rows import StoredRows
 from wvindex.errors import UnsupportedError
 from wvindex.exporting.experts import PackedPart, SideBySide, Woven
 from wvindex.exporting.held import Held

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from wvindex.converting.leaves import OutTensor as HubTensor
 from wvindex.converting.shards import file_contents
 from wvindex.converting.staged import Constant
+from wvindex.converting.tensors import OutTensor as HubTensor
 from wvindex.errors import CatalogError
 from wvindex.exporting.held import Held
 from wvindex.exporting.outline import Outline

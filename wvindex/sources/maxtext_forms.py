@@ -12,10 +12,11 @@ import numpy as np
 from wvindex.errors import DuplicateName, MetadataError
 from wvindex.limits import MAX_LAYERS
 from wvindex.sources.maxtext_config import MaxTextConfig
-from wvindex.sources.maxtext_names import FUSED, OPTIMIZER, Holding, holding, normalized
+from wvindex.sources.maxtext_names import FUSED, Holding, holding, normalized
 from wvindex.sources.maxtext_shapes import Shapes
 from wvindex.sources.maxtext_tensors import TensorForm
 from wvindex.sources.orbax_arrays import LeafArray
+from wvindex.sources.orbax_metadata import OPTIMIZER
 
 _SCALED_QUERIES: Final = frozenset({"llama", "mistral", "mixtral", "gemma2"})
 """Model types whose queries MaxText keeps divided by the root of the head's width."""

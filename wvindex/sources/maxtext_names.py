@@ -123,9 +123,6 @@ GEMMA_PAIR: Final[Mapping[str, tuple[int, str, Layout]]] = {
 STACKS: Final = ("layers", "dense_layers", "moe_layers")
 """Modules of the decoder that hold layers, all together where scanned; else ``layers_0``, ``layers_1``."""
 
-OPTIMIZER: Final = frozenset({"opt_state", "optimizer"})
-"""Where a tree's root has the optimizer's state, of Linen and of NNX."""
-
 _MTP_BLOCK: Final = "mtp_block"
 
 

@@ -61,6 +61,8 @@ class LeafArray:
     value_shape : tuple of int
         What stands in one value or file: a chunk, or a shard of several.
     handle : tensorstore.TensorStore
+    directory : Path
+        Of the checkpoint, for messages.
     """
 
     leaf: Leaf
@@ -69,6 +71,7 @@ class LeafArray:
     chunk_shape: tuple[int, ...]
     value_shape: tuple[int, ...]
     handle: Any
+    directory: Path
 
     @property
     def nbytes(self) -> int:
@@ -102,7 +105,7 @@ class LeafArray:
         try:
             return np.asarray(self.handle[index].read().result())
         except (ValueError, OSError, RuntimeError) as error:
-            raise _explained(error, self.leaf) from error
+            raise _explained(error, self.leaf, self.directory) from error
 
 
 def tensorstore() -> Any:
@@ -200,12 +203,14 @@ def _checked(leaf: Leaf, handle: Any, directory: Path) -> LeafArray:
     if len(shape) > MAX_DIMS or math.prod(shape) > MAX_ELEMENTS:
         raise LimitExceeded("an array is too large", file=directory, tensor=leaf.name, found=shape)
     if dtype not in _ENCODINGS:
-        raise UnsupportedError("a dtype that wvindex does not store", tensor=leaf.name, found=dtype)
+        raise UnsupportedError(
+            "a dtype that wvindex does not store", file=directory, tensor=leaf.name, found=dtype
+        )
     layout = handle.chunk_layout
     chunk, value = (
         tuple(int(n) for n in one.shape or shape) for one in (layout.read_chunk, layout.write_chunk)
     )
-    found = LeafArray(leaf, shape, ENCODINGS[_ENCODINGS[dtype]], chunk, value, handle)
+    found = LeafArray(leaf, shape, ENCODINGS[_ENCODINGS[dtype]], chunk, value, handle, directory)
     if found.chunk_nbytes > MAX_CHUNK_BYTES:
         raise LimitExceeded(
             "a chunk is too large to be decoded at once",
@@ -217,7 +222,7 @@ def _checked(leaf: Leaf, handle: Any, directory: Path) -> LeafArray:
     return found
 
 
-def _explained(error: Exception, leaf: Leaf, directory: Path | None = None) -> SourceError:
+def _explained(error: Exception, leaf: Leaf, directory: Path) -> SourceError:
     """Tell what TensorStore's message means; it begins with the code of an absl::Status."""
     message = str(error).partition(" [")[0]
     if message.startswith("NOT_FOUND"):

@@ -24,6 +24,9 @@ from wvindex.limits import MAX_DIMS, MAX_ELEMENTS, MAX_JSON_BYTES, MAX_JSON_DEPT
 from wvindex.sources.files import is_directory, list_names, read_beside
 from wvindex.sources.strict_json import parse_object
 
+OPTIMIZER: Final = frozenset({"opt_state", "optimizer"})
+"""Where MaxText's trees, Linen's and NNX's, have an optimizer's state."""
+
 METADATA: Final = "_METADATA"
 OCDBT_MANIFEST: Final = "manifest.ocdbt"
 

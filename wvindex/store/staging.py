@@ -91,7 +91,9 @@ class Staging:
         """
         names = {entry.name for entry in self._entries()}
         if names and not (BUILDING_JSON in names and names <= _OURS):
-            raise TargetExists("the directory to build in holds something else", file=self.path)
+            raise TargetExists(
+                f"the directory for the unfinished {self._what} holds something else", file=self.path
+            )
         if _REPLACED in names:
             self._put_back()
 
@@ -263,7 +265,7 @@ def _require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Pat
                 what=what,
             )
         raise UsageError(
-            f"a {what} that was interrupted stands here, and was asked for something else; {_hint(what)}",
+            f"the {what} that was interrupted here was asked for something else; {_hint(what)}",
             file=path,
             field=name,
             expected=before,

@@ -65,6 +65,8 @@ class StoreWriter:
         interrupted build left is used.
     restart : bool
         Discard what an interrupted build left, whatever it was of.
+    what : str
+        What writes the store, for messages.
     """
 
     def __init__(
@@ -75,9 +77,11 @@ class StoreWriter:
         chunk_bytes: int = TARGET_CHUNK_BYTES,
         identity: Mapping[str, Any] | None = None,
         restart: bool = False,
+        what: str = "build",
     ) -> None:
         self.path = resolved(path)
-        self._staging = Staging(self.path)
+        self._what = what
+        self._staging = Staging(self.path, what=what)
         self._overwrite = overwrite
         self._chunk_bytes = chunk_bytes
         self._identity = identity
@@ -142,7 +146,7 @@ class StoreWriter:
         with suppress(StoreError):
             if error is not None and self._staging.is_resumable():
                 error.add_note(
-                    f"what was written is kept in {self._staging.path}; the same build goes on with it"
+                    f"what was written is kept in {self._staging.path}; the same {self._what} goes on with it"
                 )
             elif not self._publishing:  # or who knows which of two stores the disk has under the name
                 self._staging.discard()

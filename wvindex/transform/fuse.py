@@ -19,7 +19,8 @@ from wvindex.formats.arrays import ArraySpec, Exactness, Part
 from wvindex.formats.encodings import Encoding
 from wvindex.transform.assemble import Target, assemble
 from wvindex.transform.combine import Concat, JoinedVectors
-from wvindex.transform.mla_plan import MlaLayer, Planned
+from wvindex.transform.latent_widths import Norm, require_stated
+from wvindex.transform.mla_plan import MlaLayer, Planned, placed_shape
 from wvindex.transform.pieces import Contribution
 from wvindex.transform.rows import Rows
 
@@ -27,6 +28,8 @@ FUSE: Final = "fuse_qkv_a"
 """Name of the transform."""
 
 _SPLIT: Final = "split"
+
+_NORMS: Final = ("self_attn.q_a_layernorm.weight", "self_attn.kv_a_layernorm.weight")
 
 
 def no_fused_form(config: ModelConfig) -> WvindexError | None:
@@ -60,6 +63,22 @@ def widths_of(config: ModelConfig) -> tuple[int, int, int]:
         raise refused
     mla = config.mla
     return (mla.q_lora_rank or 0, mla.kv_lora_rank, mla.qk_rope_head_dim) if mla else (0, 0, 0)
+
+
+def require_divided(context: MlaLayer) -> None:
+    """Hold the ranks against the norms where a source's down-projection is divided by them.
+
+    Raises
+    ------
+    MetadataError
+        Naming both tensors, if a norm has another width than the configuration's rank.
+    """
+    query = context.find(f"{LATENT_DOWN[0]}.weight")
+    if query is None or query.placement is None or query.placement.rows is None:
+        return
+    found = [context.find(role) for role in _NORMS]
+    q_norm, kv_norm = (Norm(one.info.name, placed_shape(one)[0]) if one else None for one in found)
+    require_stated(query.info.name, (q_norm, kv_norm), widths_of(context.config), query.info.file)
 
 
 def fused_layer(context: MlaLayer, kept: dict[str, Target]) -> Iterator[Planned]:

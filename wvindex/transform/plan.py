@@ -26,7 +26,7 @@ from wvindex.sources.base import Source
 from wvindex.transform.accounts import Accounts
 from wvindex.transform.assemble import Target, assemble
 from wvindex.transform.claims import contradictions
-from wvindex.transform.fuse import fused_layer, no_fused_form
+from wvindex.transform.fuse import fused_layer, no_fused_form, require_divided
 from wvindex.transform.mla_plan import FACTORS, MlaLayer, absorb_layer, stitched_layer, unabsorbed
 from wvindex.transform.pieces import Contribution
 from wvindex.transform.product import LatestFactor
@@ -364,6 +364,7 @@ class _Planner:
             self.source, layer, factors, self.config, self.family, self.storage, self.absorbed, self.latest
         )
         try:
+            require_divided(context)
             dense = list(absorb_layer(context)) if mla != "keep" else []
             kept = stitched_layer(context) if mla != "absorb" else unabsorbed(context, dense)
             fused = list(fused_layer(context, kept)) if self.fuses else []
