@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,13 +20,15 @@ from safetensors.numpy import load_file
 import wvindex as wv
 from tests.support import configs
 from tests.support.checkpoints import Checkpoint, checkpoint, golden, made
-from tests.support.cli import document, succeed
+from tests.support.cli import REPOSITORY, document, environment, succeed
 from tests.support.maxtext_writer import Tree, flat, params, put, train_state, write_orbax
 from tests.support.recipes import Recipe
 from tests.support.safetensors_writer import write_safetensors
+from tests.test_memory import BUDGET, llama, write_model
 from wvindex.errors import (
     DuplicateName,
     MetadataError,
+    NoSpace,
     ShardError,
     SourceChanged,
     UnknownFormat,
@@ -394,6 +399,48 @@ def test_memory_for_a_chunk_is_asked_for_first(tmp_path: Path) -> None:
     assert planned.source_bytes == orbax_arrays.RUNTIME_BYTES + 3 * largest
     with pytest.raises(UsageError, match="in so little memory"):
         wv.build(source, tmp_path / "m.zarr", max_memory=planned.peak_memory - 1)
+
+
+def test_room_for_what_is_put_beside_the_store_is_asked_for_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = qwen(tmp_path)
+    leaves = flat(params(model("qwen2"))).items()
+    attention = sum(value.nbytes for path, value in leaves if "self_attention" in path)
+    largest = max(attention, *(value.nbytes for path, value in leaves if "self_attention" not in path))
+    monkeypatch.setattr(maxtext, "_CACHED_BYTES", 0)
+    usage = shutil.disk_usage(tmp_path)
+    enough = wv.plan(source).bytes_out + largest
+    for free in (enough - 1, enough):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
+        refused = pytest.raises(NoSpace, match="too little room") if free < enough else nullcontext()
+        with refused:
+            wv.build(source, tmp_path / "m.zarr")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [source.name, "m.zarr"]
+
+
+_PEAK = """
+import sys
+import wvindex
+from tests.support.memory import peak_memory
+wvindex.build(sys.argv[1], sys.argv[2], max_memory="512MiB")
+print(peak_memory())
+"""
+
+
+@pytest.mark.nightly
+def test_a_model_larger_than_the_budget(tmp_path: Path) -> None:
+    hub = write_model(tmp_path / "hub", *llama(1.2))
+    source = wv.export(hub, tmp_path / "run", format="maxtext", tokenizer=False)
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK, source, tmp_path / "out.zarr"],
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < BUDGET
 
 
 @pytest.mark.parametrize(

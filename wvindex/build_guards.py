@@ -39,9 +39,11 @@ def build_identity(
     }
 
 
-def require_space(operations: Sequence[Operation], writer: StoreWriter, links: Mapping[str, Link]) -> None:
-    """Refuse where the file system has too little room for what is still to be written."""
-    needed = sum(op.spec.nbytes for op in operations if op.spec.key not in links)
+def require_space(
+    operations: Sequence[Operation], writer: StoreWriter, links: Mapping[str, Link], scratch: int = 0
+) -> None:
+    """Refuse where the file system lacks room for what is still to be written, and `scratch` bytes beside."""
+    needed = scratch + sum(op.spec.nbytes for op in operations if op.spec.key not in links)
     free = shutil.disk_usage(writer.root).free + writer.nbytes_there()
     if needed > free:
         raise NoSpace(

@@ -207,9 +207,8 @@ def build(
         hashes = hash_files(opened) if verify_source else None
         identity = build_identity(opened, planned, _options(planned, linker), hashes)
         with StoreWriter(target, overwrite=overwrite, identity=identity, restart=restart) as writer:
-            require_space(planned.operations, writer, links)
-            if isinstance(opened, MaxTextSource):
-                opened.scratch_in(writer.root)
+            scratch = opened.scratch_in(writer.root) if isinstance(opened, MaxTextSource) else 0
+            require_space(planned.operations, writer, links, scratch)
             check = partial(require_finite, opened) if strict_finite else None
             operations = in_reading_order(opened, planned.operations)
             written = write_arrays(operations, writer, links, budget - planned.source_bytes, progress, check)

@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -112,13 +113,24 @@ class MaxTextSource:
         """Every leaf, or each layer of it, in the tree's order; what is no weight is marked `aside`."""
         return self._tensors
 
-    def scratch_in(self, directory: Path) -> None:
+    def scratch_in(self, directory: Path) -> int:
         """Put large leaves apart, layer by layer, in unnamed files of `directory`, when they are first read.
 
         Every chunk is then decoded once, not once a layer. What was put apart is let go of when a leaf of
         another `Rendering.stack` is.
+
+        Returns
+        -------
+        int
+            The most bytes that this takes there at once.
         """
         self._scratch = absolute(directory)
+        large = [form for form in self._forms.values() if form.tensor is not None and _is_large(form.array)]
+        leaves = {form.array.leaf.name: (_stack(form), form.array.nbytes) for form in large}
+        stacks: Counter[str] = Counter()
+        for stack, nbytes in leaves.values():
+            stacks[stack] += nbytes
+        return max(stacks.values(), default=0)
 
     def read(self, info: TensorInfo, start: int, stop: int, out: memoryview | None = None) -> memoryview:
         """Read bytes [start, stop) of a tensor in Hugging Face's form into `out` (or a new buffer).
@@ -171,7 +183,7 @@ class MaxTextSource:
 
     def _parts(self, form: Form, tensor: TensorForm) -> Parts:
         array = form.array
-        if self._scratch is None or array.nbytes <= _CACHED_BYTES:
+        if self._scratch is None or not _is_large(array):
             return array
         with self._lock:
             found = self._unstacked.get(array.leaf.name)
@@ -203,6 +215,10 @@ class MaxTextSource:
         self._closed = True
         with self._lock:
             self._let_go()
+
+
+def _is_large(array: LeafArray) -> bool:
+    return array.nbytes > _CACHED_BYTES
 
 
 def _stack(form: Form) -> str:
