@@ -98,7 +98,13 @@ class JobRows:
         self._options = {"by": job.name, **job.grouping.options(db)}
 
     def rows(self, subject: str, tensors: Sequence[Tensor]) -> list[Row]:
-        """Give the rows of a subject."""
+        """Give the rows of a subject.
+
+        Raises
+        ------
+        SourceChanged
+            If a file that some of its arrays link to is not what it was, also where the rows are kept.
+        """
         if self._kept is None:
             return self._grouping.compute(self._db, tensors, self._advance)
         digest = digest_of(self._db, tensors, self._options)
@@ -107,6 +113,8 @@ class JobRows:
             found = self._grouping.compute(self._db, tensors, self._advance)
             self._kept.put(subject, digest, found)
         else:
+            for tensor in tensors:  # nothing is read of them, which would tell
+                tensor.verify_link()
             self._advance(self._grouping.nbytes(tensors))
         return found
 

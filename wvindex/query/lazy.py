@@ -23,6 +23,7 @@ from wvindex.query.product import multiply
 from wvindex.query.spans import block_span, read_scales, row_in_block, scale_rows
 from wvindex.query.stream import Consumer, Encoded, stream
 from wvindex.query.views import expert_spec, head_spec, part_view
+from wvindex.store.links import LinkedReader
 
 _POSITION_BYTES: Final = 8
 """What the index of one row takes."""
@@ -365,6 +366,21 @@ class Tensor:
             raise SelectionError("rows of a tensor", tensor=self.key, expected=self._n_rows, found=rows)
         place = (self._first_row + start, self._first_row + stop)
         stream(self._base, self._reader, place, self._columns, consume, encoded)
+
+    def verify_link(self) -> None:
+        """See that the source's files that it is read from, where it was not copied, are what they were.
+
+        Raises
+        ------
+        SourceChanged
+            If one is missing, or is not what it was.
+        UnreadableSource
+            If the system refuses.
+        StoreClosed
+            If the database is closed.
+        """
+        if isinstance(self._reader, LinkedReader):
+            self._reader.verify()
 
     def encoded(self) -> EncodedMatrix:
         """Read a matrix as it is stored, to multiply by it many times.

@@ -211,6 +211,7 @@ class LinkedReader:
         self._scale_row_bytes = 4 * spec.scale_shape[1] if spec.scale_shape else 0
         self._rows = ByteRun(link.rows)
         self._scales = ByteRun(link.scales)
+        self._of = sorted({part.file for part in (*link.rows, *link.scales)})
 
     def read_rows(
         self, start: int, stop: int, out: memoryview, *, span: tuple[int, int] | None = None
@@ -233,6 +234,11 @@ class LinkedReader:
                     for i, row in enumerate(range(start, stop))
                 )
             )
+
+    def verify(self) -> None:
+        """See that every file that holds some of it is what it was; raises as `LinkedFiles.read`."""
+        for index in self._of:
+            self._files.verify(index)
 
     def require(self, start: int, stop: int) -> None:
         """See that rows [start, stop) may be what the catalog claims, before there is memory for them.
