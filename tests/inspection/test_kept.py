@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import wvindex as wv
 from tests.support.cli import EXAMPLE
 from tests.support.sealing import seal
+from wvindex.errors import SourceChanged
 from wvindex.inspection import api, tensor_stats
+from wvindex.inspection.api import GROUPINGS
 from wvindex.store.checksum import crc32c
 
 TABLES = ("tensor", "layer", "role", "head", "expert")
@@ -50,7 +55,9 @@ def rows(table: wv.Table) -> str:
 def test_what_is_kept_equals_what_is_computed(by: api.By, store: Path) -> None:
     first = wv.stats(store, by=by)
     assert (store / "stats" / f"{by}.json").is_file()
-    assert rows(wv.stats(store, by=by)) == rows(first) == rows(wv.stats(store, by=by, keep=False))
+    kept = wv.stats(store, by=by)
+    assert rows(kept) == rows(first) == rows(wv.stats(store, by=by, keep=False))
+    assert kept.notes == first.notes
 
 
 def test_nothing_is_computed_twice(store: Path, computed: list[str]) -> None:
@@ -104,8 +111,8 @@ def test_the_directory_may_be_removed(store: Path) -> None:
         "",
         "{",
         "[]",
-        '{"version": 2}',
-        '{"version": 2, "columns": [], "subjects": {"lm_head.weight": {"of": 1}}}',
+        '{"version": 3}',
+        '{"version": 3, "columns": [], "subjects": {"lm_head.weight": {"of": 1}}}',
         '{"version": 99, "columns": [], "subjects": {}}',
     ],
 )
@@ -115,14 +122,46 @@ def test_a_broken_file_is_as_good_as_none(text: str, store: Path) -> None:
     assert rows(wv.stats(store)) == rows(first)
 
 
-@pytest.mark.parametrize("cell", [[1], "text", {"a": 1}, [[1]]])
-def test_cells_of_another_type_are_not_believed(cell: object, store: Path) -> None:
+def _set(column: str, value: object) -> Callable[[dict[str, Any]], None]:
+    """Put another value into a kept row."""
+    place = GROUPINGS["tensor"].columns.index(column)
+
+    def change(entry: dict[str, Any]) -> None:
+        entry["rows"][0][place] = value
+
+    return change
+
+
+CHANGES: tuple[Callable[[dict[str, Any]], Any], ...] = (
+    lambda entry: entry["rows"].clear(),
+    lambda entry: entry["rows"].extend(entry["rows"]),
+    lambda entry: entry.pop("crc32c"),
+    lambda entry: entry.pop("rows"),
+    _set("key", "other.key"),
+    _set("count", None),
+    _set("count", 10**400),
+    _set("nan", False),
+    _set("mean", 0.25),
+    _set("mean", "text"),
+    _set("mean", {"a": 1}),
+    _set("mean", [[1]]),
+)
+
+
+def test_rows_that_are_not_those_that_were_written_are_not_believed(store: Path, computed: list[str]) -> None:
     first = wv.stats(store)
     file = store / "stats" / "tensor.json"
     document = json.loads(file.read_text())
-    document["subjects"]["lm_head.weight"]["rows"][0][8] = cell
+    changed = dict(zip(document["subjects"], CHANGES, strict=False))
+    for subject, change in changed.items():
+        change(document["subjects"][subject])
     file.write_text(json.dumps(document))
-    assert rows(wv.stats(store)) == rows(first)
+    computed.clear()
+    table = wv.stats(store)
+    assert rows(table) == rows(first)
+    assert computed == list(changed)
+    assert str(file) in table.notes[0]
+    assert wv.stats(store).notes == first.notes
 
 
 def test_a_directory_that_cannot_be_written_is_a_note(store: Path) -> None:
@@ -148,13 +187,20 @@ def test_a_bare_file_keeps_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_a_linked_store_goes_by_its_source(tmp_path: Path, computed: list[str]) -> None:
+def test_a_linked_store_goes_by_its_source_while_that_is_what_it_was(
+    tmp_path: Path, computed: list[str]
+) -> None:
     shutil.copyfile(EXAMPLE, tmp_path / EXAMPLE.name)
     linked = wv.build(tmp_path / EXAMPLE.name, tmp_path / "linked.zarr", link=True)
     first = wv.stats(linked)
     computed.clear()
     assert rows(wv.stats(linked)) == rows(first)
     assert computed == []
+    os.utime(tmp_path / EXAMPLE.name, ns=(0, 0))
+    with pytest.raises(SourceChanged):
+        wv.stats(linked, "lm_head.weight")
+    with pytest.raises(SourceChanged):
+        wv.sql("SELECT std FROM tensors", linked)
 
 
 def test_what_was_done_before_an_interruption_is_kept(store: Path, computed: list[str]) -> None:

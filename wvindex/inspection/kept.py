@@ -2,6 +2,7 @@
 
 Every subject (a tensor, a layer, a role) has the digest of the arrays that it was computed from: their keys,
 shapes, encodings and the crc32c of every chunk. Where that is no longer the store's, it is computed again.
+So it is where a subject's rows are not those that were written, as their own crc32c tells.
 The directory may be removed at any time; nothing else refers to it.
 """
 
@@ -21,18 +22,23 @@ from wvindex.query.database import Store
 from wvindex.query.lazy import Tensor
 from wvindex.sources.strict_json import parse_object
 from wvindex.store.catalog import Catalog
+from wvindex.store.checksum import crc32c
 from wvindex.store.durable import make_directory, publish_file
 from wvindex.store.layout import STATISTICS
 from wvindex.store.objects import LocalObjects
 from wvindex.store.records import record_json
 
-VERSION: Final = 2
-"""Of what is computed: a change of any number's meaning is a new version, and all is computed again."""
+VERSION: Final = 3
+"""Of what is computed, and of the file: a change of any number's meaning is a new version, and all is computed
+again."""
 
 _TEXT: Final = frozenset({"key", "role", "shape", "encoding"})
 _LISTS: Final = frozenset(
     {"singular_values", "histogram", "top", "top_values", "counts", "channels", "channel_ratios"}
 )
+
+_NAMED: Final = 3
+"""Damaged subjects that a note names."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -116,7 +122,16 @@ class Kept:
             return {}
         finally:
             objects.close()
-        return _subjects(document, self.columns)
+        if document.get("version") != VERSION or document.get("columns") != list(self.columns):
+            return {}
+        found, damaged = _subjects(document.get("subjects"), self.columns)
+        if damaged:
+            self._changed = True  # so that they are gone once this is saved
+            self.notes.append(
+                f"of the kept statistics some are damaged, and count as not kept: {self.root / path}, "
+                f"{', '.join(damaged[:_NAMED])}{', ...' if len(damaged) > _NAMED else ''}"
+            )
+        return found
 
 
 def digest_of(db: Store, tensors: Sequence[Tensor], options: Mapping[str, Any]) -> str | None:
@@ -153,18 +168,21 @@ def _identity(catalog: Catalog, tensor: Tensor) -> list[Any] | None:
     return [*what, record_json(entry.link), [record_json(catalog.sources[i]) for i in sorted(files)]]
 
 
-def _subjects(document: Mapping[str, Any], columns: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Take the subjects of a document that is what `Kept.save` writes; of any other, none."""
-    subjects = document.get("subjects")
-    if document.get("version") != VERSION or document.get("columns") != list(columns):
-        return {}
+def _subjects(subjects: object, columns: tuple[str, ...]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Take the subjects that `Kept.save` wrote, and name those that are not as it wrote them."""
     if not isinstance(subjects, dict):
-        return {}
-    return {
+        return {}, ["all"]
+    found = {
         name: {"of": entry["of"], "rows": [_values(row, columns) for row in entry["rows"]]}
         for name, entry in subjects.items()
-        if _is_entry(entry, columns)
+        if _is_entry(entry, columns) and entry.get("crc32c") == _checksum(name, entry["of"], entry["rows"])
     }
+    return found, [name for name in subjects if name not in found]
+
+
+def _checksum(subject: str, of: str, rows: list[list[Any]]) -> int:
+    """Give the crc32c of a subject's name, digest and rows, as JSON without spaces."""
+    return crc32c([json.dumps([subject, of, rows], separators=(",", ":")).encode()])
 
 
 def _values(row: list[Any], columns: tuple[str, ...]) -> list[Any]:
@@ -193,7 +211,9 @@ def _is_cell(column: str, value: object) -> bool:
 
 
 def _json(subjects: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        name: {"of": entry["of"], "rows": [[to_json(value) for value in row] for row in entry["rows"]]}
-        for name, entry in subjects.items()
-    }
+    return {name: _entry(name, entry["of"], entry["rows"]) for name, entry in subjects.items()}
+
+
+def _entry(subject: str, of: str, rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    cells = [[to_json(value) for value in row] for row in rows]
+    return {"of": of, "crc32c": _checksum(subject, of, cells), "rows": cells}
