@@ -103,6 +103,7 @@ def test_a_recipe_takes_paths_alone(here: Path) -> None:
         (["FROM tensors", "--json", "-o", "x.json", Q4], "format of a file"),
         (["FROM tensors", "-o", "x.txt", Q4], "no such format"),
         (["FROM tensors", Q4, Q4], "one name"),
+        (["FROM tensors", f"={Q4}"], "empty name"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(arguments: list[object], message: str, here: Path) -> None:

@@ -18,7 +18,7 @@ from wvindex.errors import UsageError
 if TYPE_CHECKING:
     from wvindex.inspection.table import Table
 
-_NAMED: Final = re.compile(r"([\w.-]+)=(.+)", re.DOTALL)
+_NAMED: Final = re.compile(r"([\w.-]*)=(.+)", re.DOTALL)
 """A source with a name; a path that holds a ``=`` has a ``/`` before it, or is not named so."""
 
 

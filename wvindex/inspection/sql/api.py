@@ -61,8 +61,8 @@ def sql(
     Raises
     ------
     UsageError
-        If DuckDB refuses the query, it is no single query, there is no source, two have one name, or
-        DuckDB is not installed.
+        If DuckDB refuses the query, it is no single query, there is no source, one has an empty name, two
+        have one name, or DuckDB is not installed.
     UndecodableType
         If statistics are asked of a tensor that nobody decodes.
     """
@@ -164,6 +164,8 @@ def _named(sources: Sequence[Source | Mapping[str, Source]]) -> list[tuple[str, 
             named += one.items()
     if not named:
         raise UsageError("a query is of something: give a store or a checkpoint", field="sources")
+    if any(not name for name, _ in named):
+        raise UsageError("a source has an empty name", field="sources", expected="NAME=PATH", found="=PATH")
     name, count = Counter(name for name, _ in named).most_common(1)[0]
     if count > 1:
         raise UsageError(
