@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import wvindex as wv
 from tests.support.cli import EXAMPLE, document, invoke, on_terminal, process, succeed
@@ -129,10 +131,27 @@ def test_a_plot_to_a_file_without_matplotlib(
     assert "pip install 'wvindex[plot]'" in result.stderr
 
 
-def test_nothing_matching_is_said_not_failed(store: Path) -> None:
-    for plot in ([], ["--plot"]):
-        result = invoke("stats", store, "*.sinks", *plot)
-        assert (result.exit_code, result.stdout, result.stderr) == (0, "", "nothing matches\n")
+@pytest.mark.parametrize("options", [["*.sinks"], ["*.sinks", "--plot"], ["--role", "sinks", "--json"]])
+def test_what_nothing_matches_does_not_pass(options: list[str], store: Path) -> None:
+    result = invoke("stats", store, *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error[selection]: nothing matches") and result.stderr.count("\n") == 1
+
+
+def test_a_table_without_rows_is_no_mistyped_selection(store: Path) -> None:
+    result = invoke("stats", store, "model.norm.weight", "--by", "expert")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "nothing matches\n")
+
+
+@pytest.mark.parametrize("options", [[], ["--sort", "std"]])
+@pytest.mark.parametrize("values", [(), (float("nan"),)])
+def test_what_has_no_number_is_not_plotted(
+    values: tuple[float, ...], options: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file({"odd": np.array(values, np.float32)}, path)
+    result = invoke("stats", path, *options, "--plot")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "there is nothing to plot\n")
 
 
 @pytest.mark.parametrize(

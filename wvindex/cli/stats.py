@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Mapping
@@ -50,7 +51,7 @@ _TERMINAL: Final = "-"
 
 @click.command("stats")
 @click.argument("path", type=PATH)
-@click.argument("selector", default="*")
+@click.argument("selector", required=False)
 @layers_option
 @click.option("--role", metavar="GLOB", help="Of this role in a layer: 'self_attn.*', 'mlp.down_proj'.")
 @click.option(
@@ -74,7 +75,7 @@ _TERMINAL: Final = "-"
 @table_options
 def command(
     path: str,
-    selector: str,
+    selector: str | None,
     layers: ChosenLayers,
     role: str | None,
     by: str,
@@ -138,7 +139,7 @@ def _plot(
 
     bars = _bars(db, table, by, printing["sort"], ascending=printing["ascending"])
     if bars is None:
-        note("nothing matches")
+        note("there is nothing to plot")
     elif target == _TERMINAL:
         emit(text_bars(bars, shutil.get_terminal_size().columns if sys.stdout.isatty() else 80))
     else:
@@ -147,7 +148,10 @@ def _plot(
 
 
 def _bars(db: Store, table: Table, by: str, sort: str | None, *, ascending: bool) -> Bars | None:
-    """Give a single tensor's histogram, from its 0.1% to its 99.9% quantile; else a column of the table."""
+    """Give a single tensor's histogram, from its 0.1% to its 99.9% quantile; else a column of the table.
+
+    None where there is nothing to draw: no rows, no finite weight, or a column without numbers.
+    """
     from wvindex.inspection.plot import histogram_bars, table_bars
 
     if not len(table):
@@ -155,12 +159,15 @@ def _bars(db: Store, table: Table, by: str, sort: str | None, *, ascending: bool
     if by == "tensor" and len(table) == 1 and sort is None:
         (row,) = table
         low, high = row["p0_1"], row["p99_9"]
+        if math.isnan(low):
+            return None
         return histogram_bars(db[row["key"]], low, high, _BINS if low < high else 1)
     column = sort or PLOTTED.get(by, "std")
     if sort is not None:
         table = table.sorted(sort, descending=False if ascending else None)
     labels = [_label(row) for row in table]
-    return table_bars(f"{column} of {table.name}", labels, table[column])
+    bars = table_bars(f"{column} of {table.name}", labels, table[column])
+    return None if all(map(math.isnan, bars.values)) else bars
 
 
 def _label(row: Mapping[str, Any]) -> str:

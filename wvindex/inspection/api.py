@@ -17,6 +17,7 @@ from wvindex.inspection.feature_norms import FEATURE, block_of, block_tensors, f
 from wvindex.inspection.heads import HEAD, head_rows, head_tensors
 from wvindex.inspection.moments import Moments
 from wvindex.inspection.scan import scan
+from wvindex.inspection.selected import nothing_matches
 from wvindex.inspection.spectrum import SPECTRUM, Kind, spectrum
 from wvindex.inspection.table import Table
 from wvindex.inspection.tensor_stats import (
@@ -93,7 +94,7 @@ def stats(
     UsageError
         If `by` or `spectrum` is none of these, or a spectrum is asked of neither tensors nor experts.
     SelectionError
-        If `layers` is no choice of layers, or means none that there is.
+        If `layers` is no choice of layers, or means none that there is, or nothing matches.
     UndecodableType
         If nobody decodes the encoding of a chosen tensor.
     """
@@ -105,6 +106,9 @@ def stats(
     opened = nullcontext(source) if isinstance(source, Store) else open_any(source)
     with opened as db:
         tensors = db.select(selector or "*", layer=layers, role=role)
+        chosen = selector is not None or layers is not None or role is not None
+        if chosen and not tensors:
+            raise nothing_matches(db, selector=selector, layers=layers, role=role)
         jobs = [Job(by, GROUPINGS[by], tensors)]
         if spectrum is not None:
             jobs.append(spectrum_job(by, tensors, spectrum, top))

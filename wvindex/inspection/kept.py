@@ -29,8 +29,7 @@ from wvindex.store.objects import LocalObjects
 from wvindex.store.records import record_json
 
 VERSION: Final = 3
-"""Of what is computed, and of the file: a change of any number's meaning is a new version, and all is computed
-again."""
+"""Of the file and its numbers: a change of what any of them means is a new one, and all is computed again."""
 
 _TEXT: Final = frozenset({"key", "role", "shape", "encoding"})
 _LISTS: Final = frozenset(
