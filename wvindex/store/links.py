@@ -211,7 +211,7 @@ class LinkedReader:
         self._scale_row_bytes = 4 * spec.scale_shape[1] if spec.scale_shape else 0
         self._rows = ByteRun(link.rows)
         self._scales = ByteRun(link.scales)
-        self._of = sorted({part.file for part in (*link.rows, *link.scales)})
+        self._link = link
 
     def read_rows(
         self, start: int, stop: int, out: memoryview, *, span: tuple[int, int] | None = None
@@ -237,7 +237,7 @@ class LinkedReader:
 
     def verify(self) -> None:
         """See that every file that holds some of it is what it was; raises as `LinkedFiles.read`."""
-        for index in self._of:
+        for index in sorted({part.file for part in (*self._link.rows, *self._link.scales)}):
             self._files.verify(index)
 
     def require(self, start: int, stop: int) -> None:
