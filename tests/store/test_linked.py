@@ -480,11 +480,13 @@ class TestLinkedStore:
         assert same(zarr.open_array(copy, path="fp8", mode="r")[...], BY_KEY["fp8"].values)
 
     def test_closing_it_closes_the_source(self, store: Path) -> None:
-        before = sum(1 for _ in Path("/dev/fd").iterdir())
-        with LinkedStore(store) as linked:
-            array = zarr.open_array(linked, path="q4_k", mode="r")
-            array[...]
-        assert sum(1 for _ in Path("/dev/fd").iterdir()) == before
+        counts = []
+        for _ in range(2):  # the first time, zarr opens what its own thread needs
+            with LinkedStore(store) as linked:
+                array = zarr.open_array(linked, path="q4_k", mode="r")
+                array[...]
+            counts.append(sum(1 for _ in Path("/dev/fd").iterdir()))
+        assert counts[0] == counts[1]
         with pytest.raises(StoreError, match="closed"):
             array[...]
 
