@@ -26,7 +26,7 @@ def dead_experts(model: Model) -> Iterator[Found]:
             continue
         norms = np.sqrt(look.squares)
         median = float(np.median(norms[np.isfinite(norms)])) if np.isfinite(norms).any() else 0.0
-        dead = np.flatnonzero(norms <= DEAD * median) if median else np.flatnonzero(norms == 0)
+        dead = np.flatnonzero(norms <= DEAD * median) if median else np.flatnonzero(look.dead)
         if dead.size:
             yield Found(
                 tensor=key,
