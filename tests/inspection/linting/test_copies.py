@@ -15,9 +15,6 @@ from tests.support.stores import Stores
 from tests.support.tensors import plain_tensor
 from wvindex.inspection.linting.eye import look_at
 from wvindex.inspection.linting.sketch import are_equal, candidates, cosine
-from tests.support.tensors import plain_tensor
-from wvindex.inspection.linting.eye import look_at
-from wvindex.inspection.linting.sketch import are_equal, candidates, cosine
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
