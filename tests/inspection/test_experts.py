@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_how_alike_experts_are_does_not_depend_on_their_scale(dtype: type, scale
     values = stack().astype(np.float64)
     values[4] = values[1] * 3
     values[5] = 0
-    stored = (values * scale).astype(dtype)
+    stored: NDArray[Any] = (values * scale).astype(dtype)
     back = stored.astype(np.float64) / scale  # what is left of denormals
     rows = expert_rows(plain_tensor(stored))
     assert [row["expert"] for row in rows if row["dead"]] == [5]

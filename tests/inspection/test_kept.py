@@ -104,8 +104,8 @@ def test_the_directory_may_be_removed(store: Path) -> None:
         "",
         "{",
         "[]",
-        '{"version": 2}',
-        '{"version": 2, "columns": [], "subjects": {"lm_head.weight": {"of": 1}}}',
+        '{"version": 3}',
+        '{"version": 3, "columns": [], "subjects": {"lm_head.weight": {"of": 1}}}',
         '{"version": 99, "columns": [], "subjects": {}}',
     ],
 )

@@ -107,7 +107,7 @@ def expert_products(stack: Tensor, exponents: Sequence[int] | None = None) -> ND
     experts = [stack.expert(e) for e in range(count)]
     for start in range(0, n_rows, step):
         rows = (start, min(start + step, n_rows))
-        block = np.stack([read_floats(one, rows).reshape(-1) for one in experts])
+        block: NDArray[Any] = np.stack([read_floats(one, rows).reshape(-1) for one in experts])
         with np.errstate(invalid="ignore", over="ignore", under="ignore"):
             block *= factors.astype(block.dtype)
             products += block @ block.T

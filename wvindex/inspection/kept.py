@@ -26,7 +26,7 @@ from wvindex.store.layout import STATISTICS
 from wvindex.store.objects import LocalObjects
 from wvindex.store.records import record_json
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Of what is computed: a change of any number's meaning is a new version, and all is computed again."""
 
 _TEXT: Final = frozenset({"key", "role", "shape", "encoding"})
