@@ -215,3 +215,12 @@ def test_a_picture_replaces_a_file_only_if_asked(tmp_path: Path) -> None:
     assert (result.exit_code, file.read_text()) == (3, "mine")
     succeed("stats", EXAMPLE, "lm_head.weight", "--plot", file, "--overwrite")
     assert "<svg" in file.read_text()
+
+
+def test_features_whose_norms_are_not_finite_are_noted(tmp_path: Path) -> None:
+    tensors = {name: np.ones((3, 3), np.float32) for name in ("gate", "up", "down")}
+    tensors["up"][1, 2] = np.nan
+    named = {f"model.layers.0.mlp.{name}_proj.weight": values for name, values in tensors.items()}
+    save_file(named, tmp_path / "model.safetensors")
+    result = invoke("stats", str(tmp_path), "--by", "feature")
+    assert result.stderr == "note: 1 of 3 features have a norm that is NaN or infinite\n"

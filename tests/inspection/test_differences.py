@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 import wvindex as wv
 from tests.support.checkpoints import checkpoint
@@ -23,6 +24,7 @@ from tests.support.random_weights import Array
 from tests.support.stores import Stores
 from wvindex.errors import SelectionError, UsageError
 from wvindex.inspection import difference_rows
+from wvindex.inspection.gap import METRICS
 
 Q4, Q2 = REPO_GOLDEN / "llama-tiny-Q4_K_M.gguf", REPO_GOLDEN / "llama-tiny-Q2_K.gguf"
 GATE = "model.layers.1.block_sparse_moe.experts.{}.w1.weight"
@@ -343,3 +345,15 @@ def test_equal_values_of_any_type_are_equal(make: Make, stores: Stores, tmp_path
 def test_a_choice_that_nothing_is_of_is_refused(choice: dict[str, Any]) -> None:
     with pytest.raises(SelectionError, match=r"nothing matches|no such layer"):
         wv.diff(Q4, Q2, **choice)
+
+
+def test_without_one_finite_pair_no_measure_is_known(tmp_path: Path) -> None:
+    a = np.random.default_rng(0).standard_normal((3, 4), np.float32)
+    for name, b in (("a", a), ("b", np.full_like(a, np.nan)), ("c", -a * 0)):
+        save_file({"w.weight": b, "v.weight": a}, tmp_path / f"{name}.safetensors")
+    first, second = wv.diff(tmp_path / "a.safetensors", tmp_path / "b.safetensors").tensors
+    assert (first["key"], first["nonfinite"], first["over"]) == ("w.weight", 12, True)
+    assert all(math.isnan(first[name]) for name in METRICS)
+    assert second["rel_l2"] == 0
+    first, _ = wv.diff(tmp_path / "a.safetensors", tmp_path / "c.safetensors").tensors
+    assert (first["rel_l2"], math.copysign(1, first["sqnr_db"])) == (1, 1)

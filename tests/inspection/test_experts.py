@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,3 +74,30 @@ def test_a_single_expert_has_no_neighbour() -> None:
     (row,) = expert_rows(plain_tensor(stack()[:1]))
     assert row["nearest"] is None
     assert not row["duplicate"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [(np.float32, 1e-43), (np.float32, 1e-30), (np.float32, 1e30), (np.float64, 1e-300), (np.float64, 1e300)],
+)
+def test_how_alike_experts_are_does_not_depend_on_their_scale(dtype: type, scale: float) -> None:
+    values = stack().astype(np.float64)
+    values[4] = values[1] * 3
+    values[5] = 0
+    stored: NDArray[Any] = (values * scale).astype(dtype)
+    back = stored.astype(np.float64) / scale  # what is left of denormals
+    rows = expert_rows(plain_tensor(stored))
+    assert [row["expert"] for row in rows if row["dead"]] == [5]
+    norms = np.linalg.norm(back.reshape(6, -1), axis=1)
+    assert [row["norm_ratio"] for row in rows] == pytest.approx(norms / np.median(norms), rel=1e-5)
+    unit = back[:5].reshape(5, -1) / norms[:5, None]
+    nearest = (unit @ unit.T - 2 * np.eye(5)).max(axis=1)
+    found = np.array([row["cosine"] for row in rows[:5]])
+    np.testing.assert_allclose(found, nearest, atol=1e-5)
+    assert (found <= 1).all()
+
+
+def test_an_expert_of_nan_is_not_dead() -> None:
+    values = stack()
+    values[3] = np.nan
+    assert not any(row["dead"] for row in expert_rows(plain_tensor(values)))

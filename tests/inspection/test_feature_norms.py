@@ -103,3 +103,18 @@ def test_what_does_not_fit_is_no_block(change: str, tmp_path: Path) -> None:
     named = {f"model.layers.0.mlp.{name}": values for name, values in tensors.items()}
     save_file(named, tmp_path / "m.safetensors")
     assert len(wv.stats(tmp_path / "m.safetensors", by="feature")) == 0
+
+
+def test_a_feature_that_is_not_finite_has_no_finite_norm_and_is_not_dead(tmp_path: Path) -> None:
+    tensors = projections()
+    tensors["gate_proj.weight"][1] = np.nan
+    tensors["up_proj.weight"][2] = 0
+    tensors["up_proj.weight"][2, 1] = -np.inf
+    tensors["gate_proj.weight"][3] = 0
+    tensors["down_proj.weight"][0, 3] = np.inf
+    tensors["down_proj.weight"][:, 4] = 0
+    assert dead(tensors, tmp_path) == [4]
+    found = wv.stats(tmp_path / "m.safetensors", by="feature")
+    for name, axis in (("gate", 1), ("up", 1), ("down", 0)):
+        norms = np.linalg.norm(tensors[f"{name}_proj.weight"].astype(np.float64), axis=axis)
+        np.testing.assert_allclose(found[f"{name}_l2"], norms, rtol=1e-12)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import wvindex as wv
 from tests.support.packed import REPO_GOLDEN
@@ -103,3 +105,20 @@ def test_a_head_that_is_not_finite_spoils_no_other() -> None:
     for axis, shown in ((0, values), (1, np.ascontiguousarray(values.T))):
         grams = head_grams(plain_tensor(shown, heads=Heads(axis=axis, count=4)))
         assert [bool(np.isfinite(gram).all()) for gram in grams] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1e-50, 1e100])
+def test_float64_is_not_taken_through_float32(scale: float, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    shapes = {"q": (16, 16), "k": (8, 16), "v": (8, 16), "o": (16, 16)}
+    name = "model.layers.0.self_attn.{}_proj.weight"
+    tensors = {name.format(part): random.standard_normal(shape) * scale for part, shape in shapes.items()}
+    tensors["model.embed_tokens.weight"] = random.standard_normal((9, 16))
+    save_file(tensors, tmp_path / "model.safetensors")
+    config = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 9}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config | heads))
+    for head, row in enumerate(wv.stats(tmp_path, by="head")):
+        q, k = (tensors[name.format(p)][4 * i :][:4] / scale for p, i in (("q", head), ("k", head // 2)))
+        assert row["qk_norm"] == pytest.approx(np.linalg.norm(q.T @ k) * scale**2, rel=1e-12)
+        assert row["q_l2"] == pytest.approx(np.linalg.norm(q) * scale, rel=1e-12)

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 import wvindex as wv
 from tests.support.cli import EXAMPLE
 from tests.support.stores import Stores
+from wvindex.inspection.anomalies import counted
 from wvindex.inspection.layer_text import MOST_ROWS
 from wvindex.inspection.text_parts import bar, number, short
 
@@ -94,3 +95,9 @@ def test_numbers_are_short() -> None:
 
 def test_bars_grow_by_eighths() -> None:
     assert [bar(x, 8).plain for x in (0, 1, 4.5, 8, float("nan"))] == ["", "█", "████▌", "████████", ""]
+
+
+def test_one_is_not_counted_as_many() -> None:
+    assert counted("zero_rows", 1) == "1 row of zeros"
+    assert counted("dead_features", 1) == "1 dead feature"
+    assert counted("constant_rows", 1200) == "1,200 rows of one value"

@@ -43,3 +43,21 @@ def test_a_row_that_is_not_finite_is_not_constant() -> None:
 
 def test_a_row_of_one_value_is_a_number_and_not_constant() -> None:
     assert rows_row(plain_tensor(np.ones((3, 1), np.float32)))["constant_rows"] == 0
+
+
+def test_lines_that_are_not_finite_are_not_zero() -> None:
+    values = np.random.default_rng(0).standard_normal((3, 5, 4), np.float32)
+    values[:, :, 1:3] = 0
+    values[0, 2], values[1, :, 2] = np.nan, np.inf
+    values[2, 4] = 0
+    row = rows_row(plain_tensor(values))
+    assert (row["zero_rows"], row["zero_columns"]) == (1, 0)
+    values[0, 2], values[2, 0] = 0, np.inf
+    values[2, 0, 1] = 0
+    assert rows_row(plain_tensor(values))["zero_columns"] == 1
+
+
+def test_rows_of_float64_that_are_too_small_for_squares_are_not_zero() -> None:
+    values = np.full((3, 2), 1e-200) * [[1, 2], [0, 0], [3, -3]]
+    row = rows_row(plain_tensor(values))
+    assert (row["zero_rows"], row["zero_columns"]) == (1, 0)

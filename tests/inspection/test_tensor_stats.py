@@ -10,6 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -95,6 +96,23 @@ def test_float32_of_any_shape(values: NDArray[np.float32]) -> None:
 @given(hnp.arrays(np.float64, SHAPES, elements=st.floats(-1e60, 1e60) | st.just(math.nan)))
 def test_float64_of_any_shape(values: NDArray[np.float64]) -> None:
     require_summary(summarize([plain_tensor(values)]), values)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-110, 1e-90, 1e-60, 1e70, 1e104, 1e150, 1e200, 1e306])
+def test_float64_whose_powers_are_beyond_float64(scale: float) -> None:
+    values = np.random.default_rng(0).standard_normal((70, 80)) ** 2
+    exact = [float(numbers(values, axis=None)) for numbers in (scipy.stats.skew, scipy.stats.kurtosis)]
+    found = summarize([plain_tensor(values * scale)])
+    if scale > 1e-150:  # below, squares have few digits or none
+        with np.errstate(over="ignore"):
+            expected = (values * scale).std(), np.linalg.norm(values * scale)
+        np.testing.assert_allclose((found.moments.std, found.moments.l2), expected, rtol=1e-12)
+    assert found.moments.mean == pytest.approx(values.mean() * scale, rel=1e-12)
+    for name, value in zip(("skewness", "kurtosis"), exact, strict=True):
+        number = getattr(found.moments, name)
+        assert math.isnan(number) or number == pytest.approx(value, rel=1e-9)
+        assert not math.isnan(number) or not 1e-60 <= scale <= 1e70
+    assert found.outliers == (np.abs(values) > found.moments.std / scale * 6).sum()
 
 
 @given(hnp.arrays(np.uint16, SHAPES), st.sampled_from([np.float16, ml_dtypes.bfloat16]))

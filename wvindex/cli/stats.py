@@ -45,6 +45,9 @@ PARTS: Final = ("head", "expert", "feature", "row", "column")
 PLOTTED: Final = {"head": "qk_norm", "expert": "l2", "feature": "strength"}
 """What a plot without --sort shows, where it is not the standard deviation."""
 
+_PRODUCTS: Final = ("qk_norm", "ov_norm", "strength")
+"""Norms to which whatever is not finite spreads, of heads and features."""
+
 _BINS: Final = 33
 _TERMINAL: Final = "-"
 
@@ -120,6 +123,14 @@ def _note_nonfinite(table: Table) -> None:
         odd = sum(bool(nan or inf) for nan, inf in zip(table["nan"], table["inf"], strict=True))
         if odd:
             note(f"note: {odd} of {len(table)} {table.name} hold NaN or infinity, which are left out")
+        return
+    norms = [table[name] for name in _PRODUCTS if name in table.columns]
+    odd = sum(
+        any(value is not None and not math.isfinite(value) for value in row)
+        for row in zip(*norms, strict=True)
+    )
+    if odd:
+        note(f"note: {odd} of {len(table)} {table.name} have a norm that is NaN or infinite")
 
 
 def _require_plot(target: str, printing: Mapping[str, Any], *, overwrite: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -27,6 +28,15 @@ WHAT: Final = {
 """Every kind of anomaly, in the order of a page, and what is counted."""
 
 
+_PLURAL: Final = re.compile(r"\b(value|tensor|channel|row|column|expert|feature)s\b")
+
+
+def counted(kind: str, count: int) -> str:
+    """Say how many there are: ``2 rows of zeros``, ``1 row of zeros``."""
+    what = _PLURAL.sub(r"\1", WHAT[kind], count=1) if count == 1 else WHAT[kind]
+    return f"{count:,} {what}"
+
+
 def tensor_anomalies(rows: Iterable[Row], undecodable: Iterable[Tensor] = ()) -> list[Row]:
     """Find what the statistics of tensors show: the columns `ANOMALY`."""
     found = [_of(t.key, "undecodable", t.size, f"{t.encoding}: no statistics") for t in undecodable]
@@ -40,7 +50,7 @@ def _of_tensor(row: Row) -> Iterator[tuple[str, int, str]]:
         if row[kind]:
             yield kind, row[kind], f"of {row['count']:,} values"
     if row["count"] > 1 and row["min"] == row["max"]:
-        yield "constant", row["count"], f"all {row['min']:.6g}"
+        yield "constant", row["count"], f"all {row['min'] + 0.0:.6g}"  # no -0
     if row.get("outlier_channels"):
         most, ratio = row["top_channel"], row["top_channel_ratio"]
         yield "outlier_channels", row["outlier_channels"], f"input {most} at {ratio:.1f} times the median"

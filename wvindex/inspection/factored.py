@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wvindex.arch.config import MLA
-from wvindex.inspection.scan import widened
+from wvindex.inspection.scan import read_floats, widened
 from wvindex.query.database import Store
 from wvindex.query.layers import Layer
 from wvindex.query.lazy import Tensor
@@ -145,7 +145,7 @@ def _through(left: Grams, gram: Grams) -> Grams:
 
 def _down_gram(tensor: Tensor) -> Grams:
     """Give ``W W^T`` of a down-projection, a few columns after another."""
-    values: NDArray[Any] = tensor.read(dtype=np.float32)
+    values = read_floats(tensor)
     blocks = (values[:, i : i + _COLUMNS] for i in range(0, values.shape[1], _COLUMNS))
     return sum((_gram(widened(block)) for block in blocks), np.zeros((len(values), len(values))))
 
@@ -156,8 +156,8 @@ def _gram(values: Grams) -> Grams:
 
 
 def _rows(tensor: Tensor, width: int, head: int) -> Grams:
-    return widened(tensor.read(rows=(head * width, (head + 1) * width), dtype=np.float32))
+    return widened(read_floats(tensor, (head * width, (head + 1) * width)))
 
 
 def _values(tensor: Tensor) -> Grams:
-    return widened(tensor.read(dtype=np.float32))
+    return widened(read_floats(tensor))

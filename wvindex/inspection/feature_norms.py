@@ -59,21 +59,26 @@ class FeedForward:
         return len(down) if down.ndim > 2 else None
 
     def norms(self) -> dict[str, Norms]:
-        """Take each feature's norms, of the values that are finite; each array is (features,) long.
+        """Take each feature's norms; each array is (features,) long.
 
-        Features of a stack stand one expert after another. ``strength`` is the product of all parts.
+        Features of a stack stand one expert after another. ``strength`` is the product of all parts. What
+        holds NaN has a norm of NaN, what holds infinity an infinite one.
         """
         found = {
             part: column_norms(tensor) if part == "down" else row_norms(tensor)
             for part, tensor in self.projections.items()
         }
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             return found | {"strength": reduce(np.multiply, found.values())}
 
     def dead(self, norms: dict[str, Norms]) -> NDArray[np.bool_]:
-        """Tell which features write nothing whatever they read: a part is zero, and no bias is added."""
+        """Tell which features write nothing whatever they read: a part is zero, and no bias is added.
+
+        None of those whose other parts hold NaN or infinity, for zero times these is NaN.
+        """
         silent = [norms[part] == 0 for part in self.projections if part not in self.has_bias]
-        dead: NDArray[np.bool_] = np.logical_or.reduce(silent)
+        finite = [np.isfinite(norms[part]) for part in self.projections]
+        dead: NDArray[np.bool_] = np.logical_or.reduce(silent) & np.logical_and.reduce(finite)
         return dead
 
 
@@ -169,7 +174,15 @@ def matrices(tensor: Tensor) -> list[Tensor]:
 
 
 def norms_of(states: NDArray[np.float64]) -> Norms:
-    """Give the norms that states of moments tell (`wvindex.inspection.kernels.STATE`)."""
+    """Give the norms that states of moments tell (`wvindex.inspection.kernels.STATE`), as NumPy gives them.
+
+    NaN where a value is, else infinite where one is. Squares that are denormal may be lost, but no norm is
+    below the largest magnitude: a norm of 0 is one of zeros.
+    """
     n, mean, m2 = (states[:, i] for i in (kernels.N, kernels.MEAN, kernels.M2))
-    norms: Norms = np.sqrt(m2 + n * mean * mean)
+    largest = np.maximum(np.abs(states[:, kernels.LEAST]), np.abs(states[:, kernels.MOST]))
+    with np.errstate(over="ignore"):
+        norms: Norms = np.maximum(np.sqrt(m2 + n * mean * mean), largest)
+    norms[states[:, kernels.INF] > 0] = np.inf
+    norms[states[:, kernels.NAN] > 0] = np.nan
     return norms

@@ -77,18 +77,29 @@ class Gap:
         return self.count - self.nonfinite - self.skipped
 
     @property
+    def is_unknown(self) -> bool:
+        """Whether something differs, and no pair is finite: then no measure is known."""
+        return self.changed > 0 and not self.finite
+
+    @property
     def mean_abs(self) -> float:
         """Mean |d|."""
+        if self.is_unknown:
+            return NAN
         return self.sum_abs / self.finite if self.finite else 0.0
 
     @property
     def rmse(self) -> float:
         """Root of the mean d²."""
+        if self.is_unknown:
+            return NAN
         return math.sqrt(self.squares / self.finite) if self.finite else 0.0
 
     @property
     def rel_l2(self) -> float:
         """‖a - b‖ / ‖a‖: 0 where nothing differs, infinite where a is zero and b is not."""
+        if self.is_unknown:
+            return NAN
         if not self.squares and not self.max_abs:
             return 0.0
         return math.sqrt(self.squares / self.a_squares) if self.a_squares else math.inf
@@ -96,6 +107,8 @@ class Gap:
     @property
     def cosine(self) -> float:
         """a·b / (‖a‖ ‖b‖): 1 where nothing differs, NaN beside a vector that is zero."""
+        if self.is_unknown:
+            return NAN
         if not self.squares and not self.max_abs:
             return 1.0
         norms = math.sqrt(self.a_squares) * math.sqrt(self.b_squares)
@@ -105,11 +118,12 @@ class Gap:
     def sqnr_db(self) -> float:
         """Signal to quantization noise, 10 log10(‖a‖² / ‖a - b‖²) dB: infinite where nothing differs."""
         ratio = self.rel_l2
-        return math.inf if ratio == 0 else -20 * math.log10(ratio)
+        return math.inf if ratio == 0 else 0.0 - 20 * math.log10(ratio)  # no -0
 
     def to_row(self) -> dict[str, Any]:
         """Give the columns `GAP`."""
-        return {name: getattr(self, name) for name in GAP}
+        row = {name: getattr(self, name) for name in GAP}
+        return row | {"max_abs": NAN} if self.is_unknown else row
 
 
 def damage(row: dict[str, Any], metric: str) -> tuple[float, float, float]:
@@ -119,7 +133,8 @@ def damage(row: dict[str, Any], metric: str) -> tuple[float, float, float]:
     is the worst; then the larger difference.
     """
     value = row[metric] if METRICS[metric] else -row[metric]
-    return row["nonfinite"], math.inf if math.isnan(value) else value, row["max_abs"]
+    ranks = (math.inf if math.isnan(number) else number for number in (value, row["max_abs"]))
+    return row["nonfinite"], *ranks
 
 
 def exceeds(row: dict[str, Any], metric: str, threshold: float | None) -> bool:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from wvindex.formats.blas import one_thread
 from wvindex.inspection.factored import factor_grams, find_factors
 from wvindex.inspection.moments import Moments
-from wvindex.inspection.scan import Parts, scan, widened
+from wvindex.inspection.scan import Parts, read_floats, scan, widened
 from wvindex.query.database import Store
 from wvindex.query.layers import Layer
 from wvindex.query.lazy import Tensor
@@ -136,7 +136,7 @@ def head_grams(tensor: Tensor) -> NDArray[np.float64]:
     def consume(first_row: int, values: Values) -> None:
         heads = np.moveaxis(widened(values).reshape(-1, count, width), 0, 1)  # (heads, rows, width)
         sums = parts.take()
-        with np.errstate(invalid="ignore"):  # infinity times zero, in a head that has one
+        with np.errstate(invalid="ignore", over="ignore"):  # infinity times zero, in a head that has one
             sums += heads.transpose(0, 2, 1) @ heads
         parts.give(sums)
 
@@ -146,8 +146,8 @@ def head_grams(tensor: Tensor) -> NDArray[np.float64]:
 
 
 def _gram(head: Tensor) -> NDArray[np.float64]:
-    values = widened(head.read(dtype=np.float32))
-    with np.errstate(invalid="ignore"):
+    values = widened(read_floats(head))
+    with np.errstate(invalid="ignore", over="ignore"):
         product: NDArray[np.float64] = values @ values.T
     return product
 
@@ -161,4 +161,8 @@ def _division(tensor: Tensor) -> tuple[int, bool]:
 def _product_norm(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     if one.shape != other.shape:
         return math.nan
-    return math.sqrt(max(float(np.vdot(one, other)), 0.0))
+    scales = [math.frexp(float(np.abs(gram).max()))[1] for gram in (one, other)]
+    odd = sum(scales) % 2
+    with np.errstate(all="ignore"):
+        product = float(np.vdot(np.ldexp(one, odd - scales[0]), np.ldexp(other, -scales[1])))
+        return float(np.ldexp(math.sqrt(max(product, 0.0)), (sum(scales) - odd) // 2))

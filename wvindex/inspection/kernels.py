@@ -154,7 +154,8 @@ def piece_state(values: Any, near: float, part: Any) -> None:
     """Fill the moments of state 0 of `part` from finite values, in one pass if their mean is about `near`.
 
     Powers of deviations from another number than the mean cancel when they are shifted to it; within a
-    standard deviation or so no digit is lost. From further away the mean is found first.
+    standard deviation or so no digit is lost. From further away the mean is found first. Squares that no
+    float64 holds leave an infinite second moment, and none beyond it.
     """
     n = values.size
     first, second, third, fourth = deviations(values, near)
@@ -163,6 +164,11 @@ def piece_state(values: Any, near: float, part: Any) -> None:
         near = sum_of(values) / n
         first, second, third, fourth = deviations(values, near)
         off = first / n
+    if not np.isfinite(second):
+        for i in range(n):
+            part[0, MEAN] += np.float64(values[i]) / n  # where the sum itself is infinite, too
+        part[0, M2] = part[0, M3] = part[0, M4] = np.inf
+        return
     square = off * off
     part[0, MEAN] = near + off
     part[0, M2] = max(second - n * square, 0.0)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 NAN = math.nan
+
+_LEAST_POWER: Final = sys.float_info.min / sys.float_info.epsilon
+"""Below, mean powers of deviations are sums of denormals, which have lost digits, or of zeros."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,8 @@ class Moments:
     @property
     def sum_of_squares(self) -> float:
         """Of the values themselves."""
+        if math.isinf(self.m2):
+            return self.m2  # the mean may be beyond float64 too
         return self.m2 + self.finite * self.mean * self.mean if self.finite else 0.0
 
     @property
@@ -102,13 +108,23 @@ class Moments:
 
     @property
     def skewness(self) -> float:
-        """Third standardized moment, ``m3/n / (m2/n)**1.5``; NaN where all values are equal."""
-        variance = self.variance
-        return self.m3 / self.finite / variance**1.5 if variance > 0 else NAN
+        """Third standardized moment, ``m3/n / (m2/n)**1.5``; NaN where all values are equal.
+
+        Also NaN where float64 holds no cubes of deviations: beyond 1e102, or below 1e-97.
+        """
+        return self._standardized(self.m3, self.std)
 
     @property
     def kurtosis(self) -> float:
-        """Excess kurtosis, ``m4/n / (m2/n)**2 - 3``: 0 for a normal distribution; NaN where all are equal."""
+        """Excess kurtosis, ``m4/n / (m2/n)**2 - 3``: 0 for a normal distribution; NaN where all are equal.
+
+        Also NaN where float64 holds no fourth powers of deviations: beyond 1e77, or below 1e-73.
+        """
+        return self._standardized(self.m4, self.variance) - 3
+
+    def _standardized(self, moment: float, rest: float) -> float:
+        """Divide a mean power by the variance and what is left of the same power of the deviation."""
         variance = self.variance
-        square = variance * variance
-        return self.m4 / self.finite / square - 3 if square > 0 else NAN
+        if not (_LEAST_POWER < variance * rest < math.inf and math.isfinite(moment)):
+            return NAN
+        return moment / self.finite / (variance * rest)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from wvindex.inspection import kernels
 from wvindex.inspection.distribution import DISTRIBUTION, Distribution
 from wvindex.inspection.feature_norms import Norms, matrices, norms_of
-from wvindex.inspection.scan import scan
+from wvindex.inspection.scan import column_states, scan
 from wvindex.inspection.tensor_stats import Row, place
 from wvindex.query.lazy import Tensor
 
@@ -19,10 +19,11 @@ ROWS: Final = ("key", "layer", "role", "rows", "zero_rows", "constant_rows", "ze
 
 
 def rows_row(tensor: Tensor) -> Row:
-    """Give the row of a matrix or a stack: the columns `ROWS`, in one pass.
+    """Give the row of a matrix or a stack: the columns `ROWS`, most often in one pass.
 
     ``zero_rows`` are zero throughout, ``constant_rows`` have one other value throughout; ``zero_columns``
-    have no finite value but zero, in a stack in none of its matrices.
+    are zero throughout, in a stack in all of its matrices. The distribution is of the norms of rows that are
+    finite throughout.
     """
     parts = [_Part.of(matrix) for matrix in matrices(tensor)]
     norms = np.concatenate([part.norms for part in parts])
@@ -50,10 +51,12 @@ class _Part:
         finite, least, most = (seen.states[:, i] for i in (kernels.N, kernels.LEAST, kernels.MOST))
         norms, whole = norms_of(seen.states), finite == width
         constant = whole & (least == most) & (norms > 0) & (width > 1)
-        magnitudes = np.zeros(width) if seen.column_absmax is None else seen.column_absmax
+        is_zero = np.ones(width, np.bool_) if seen.column_absmax is None else seen.column_absmax == 0
+        if is_zero.any() and not whole.all():
+            is_zero &= column_states(matrix)[:, kernels.N] == len(matrix)
         return cls(
             norms,
             int(np.count_nonzero(whole & (norms == 0))),
             int(np.count_nonzero(constant)),
-            magnitudes == 0,
+            is_zero,
         )

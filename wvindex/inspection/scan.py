@@ -85,6 +85,14 @@ def widened(values: Values) -> NDArray[np.float64]:
         return np.asarray(values, np.float64)
 
 
+def read_floats(tensor: Tensor, rows: tuple[int, int] | None = None) -> Values:
+    """Read whole indices of axis 0, in float64 what float32 does not hold, else in float32."""
+    if is_wide(tensor):
+        return widened(tensor.read(rows=rows))
+    values: NDArray[np.float32] = tensor.read(rows=rows, dtype=np.float32)
+    return values
+
+
 def scan(
     tensor: Tensor,
     *,
@@ -191,9 +199,7 @@ def _blocks(tensor: Tensor) -> Iterator[Values]:
         for i in range(len(tensor)):
             yield from _blocks(tensor.expert(i))
         return
-    dtype = value_dtype(tensor.spec.encoding)
     step = max(_BLOCK_VALUES // tensor.shape[1], 1)
     for start in range(0, len(tensor), step):
         rows = (start, min(start + step, len(tensor)))
-        values: NDArray[Any] = tensor.read(rows=rows, dtype=tensor.dtype if is_wide(tensor) else dtype)
-        yield widened(values) if dtype == np.float64 else values
+        yield read_floats(tensor, rows)

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from wvindex.inspection.anomalies import WHAT
+from wvindex.inspection.anomalies import WHAT, counted
 from wvindex.inspection.table import Table
 from wvindex.inspection.text_parts import Row, table
 
@@ -52,9 +52,9 @@ def anomalies(found: Table) -> RenderableType:
     if not len(found):
         return Text("nothing")
     cells: list[Row] = []
-    for kind, what in WHAT.items():
+    for kind in WHAT:
         rows = [row for row in found if row["kind"] == kind]
-        cells += [(f"{r['count']:,} {what}", _place(r), r["detail"]) for r in rows[:MOST_ANOMALIES]]
+        cells += [(counted(kind, r["count"]), _place(r), r["detail"]) for r in rows[:MOST_ANOMALIES]]
         if len(rows) > MOST_ANOMALIES:
             cells.append((f"and in {len(rows) - MOST_ANOMALIES} more", "the table of anomalies has them", ""))
     return table(("what", "where", "detail"), cells, left=("where", "detail"))

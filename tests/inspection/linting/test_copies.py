@@ -12,6 +12,9 @@ import wvindex as wv
 from tests.support.checkpoints import checkpoint
 from tests.support.planted import Array, Change, number, one_finding, patched, planted, put
 from tests.support.stores import Stores
+from tests.support.tensors import plain_tensor
+from wvindex.inspection.linting.eye import look_at
+from wvindex.inspection.linting.sketch import are_equal, candidates, cosine
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
@@ -123,3 +126,15 @@ def test_copies_are_found_in_packed_stacks(stores: Stores, tmp_path: Path) -> No
     found = one_finding(patched(source, tmp_path / "a.gguf", "blk.1.ffn_up_exps.weight", copy), "WV402")
     assert found.expert == 2
     assert number(found) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-50, 1e150, 1e300])
+def test_copies_are_found_at_any_scale_of_float64(scale: float) -> None:
+    values = np.random.default_rng(0).standard_normal((4, 16, 8))
+    values[3] = values[1] + 0.01 * values[0]
+    stack = plain_tensor(values * scale, key="model.layers.0.mlp.experts.up_proj.weight")
+    assert candidates(look_at(stack).sketches) == [(1, 3)]
+    one, other = values[1].reshape(-1), values[3].reshape(-1)
+    expected = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+    assert cosine([stack.expert(1)], [stack.expert(3)]) == pytest.approx(expected, rel=1e-12)
+    assert not are_equal(plain_tensor(values), plain_tensor(values * (1 + 1e-12)))

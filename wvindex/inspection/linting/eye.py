@@ -13,7 +13,7 @@ from wvindex.formats.ggml import decode_blocks
 from wvindex.inspection import kernels
 from wvindex.inspection.linting.look import FEW, LARGEST_HALF, Lines, Look, height_of
 from wvindex.inspection.linting.scale_fields import SCALE_FIELDS, ScaleField
-from wvindex.inspection.linting.sketch import LENGTH, sketch_rows
+from wvindex.inspection.linting.sketch import LENGTH, compact, sketch_rows
 from wvindex.inspection.linting.tally import Tallies
 from wvindex.inspection.scan import bits_of, is_wide, widened
 from wvindex.query.lazy import Tensor
@@ -92,7 +92,7 @@ class _Eye:
             whole = self._column_ends[matrix]
             np.minimum(whole[0], column_ends[0], out=whole[0])
             np.maximum(whole[1], column_ends[1], out=whole[1])
-            with np.errstate(invalid="ignore"):
+            with np.errstate(invalid="ignore", over="ignore"):
                 self._sketches[matrix] += sketch
 
     def _odd_values(self, first_row: int, values: Values, kinds: NDArray[Any], largest: Values) -> None:
@@ -194,6 +194,8 @@ class _Eye:
         largest = np.asarray(self._row_absmax, np.float64)
         known = largest[largest > 0]
         most = int(np.argmax(np.nan_to_num(largest, nan=-1.0)))
+        with np.errstate(over="ignore"):
+            squares = self._squares.reshape(self._n_matrices, -1).sum(axis=1)
         return Look(
             tensor=self._tensor,
             zero_rows=_lines(rows, ZERO, dead),
@@ -201,11 +203,11 @@ class _Eye:
             zero_columns=_lines(columns, ZERO, dead),
             constant_columns=_lines(columns, CONSTANT, dead),
             dead=dead,
-            squares=self._squares.reshape(self._n_matrices, -1).sum(axis=1),
+            squares=squares,
             row_absmax=float(np.median(known)) if known.size else math.nan,
             absmax=float(largest[most]),
             absmax_row=most,
-            sketches=self._sketches.astype(np.float32),
+            sketches=compact(self._sketches),
             tallies=self._tallies,
             n_scales=self._n_scales,
         )

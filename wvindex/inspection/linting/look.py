@@ -65,6 +65,7 @@ class Look:
     absmax_row : int
         Its row, of all matrices.
     sketches : array of float32, shape (n_matrices, LENGTH)
+        Of float64 where float32 does not hold them.
     tallies : Tallies
         ``nan``, ``inf``: values; ``saturated``: values at the end of float16; ``code-saturated``,
         ``code-nan``: codes of FP8; ``scale-...``: scales of packed blocks or of FP8 (``nonfinite``,
@@ -83,7 +84,7 @@ class Look:
     row_absmax: float
     absmax: float
     absmax_row: int
-    sketches: NDArray[np.float32]
+    sketches: NDArray[np.floating]
     tallies: Tallies
     n_scales: int
 

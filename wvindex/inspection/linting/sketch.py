@@ -8,6 +8,7 @@ sketch only names candidates: they are then compared value by value.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wvindex.inspection import kernels
-from wvindex.inspection.scan import widened
+from wvindex.inspection.scan import is_wide, read_floats, widened
 from wvindex.query.lazy import Tensor
 
 VECTORS: Final = 4
@@ -25,6 +26,10 @@ LENGTH: Final = VECTORS * BUCKETS
 
 CANDIDATE: Final = 0.8
 """Cosine of sketches from which two are compared: a true 0.99 is never below, by 256 numbers."""
+
+_LEAST: Final = 2.0**-90
+_MOST: Final = 2.0**120
+"""Between them, the largest number of a sketch leaves room in float32 for the others."""
 
 _COMPARED_VALUES: Final = 1 << 19
 """Values of each of two tensors that are held at once: 4 MiB of float64."""
@@ -57,10 +62,19 @@ def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return z ^ (z >> np.uint64(31))
 
 
-def candidates(sketches: NDArray[np.float32]) -> list[tuple[int, int]]:
+def compact(sketches: NDArray[np.float64]) -> NDArray[np.floating]:
+    """Give sketches (n, LENGTH) as float32; as they are where one is too large or too small for that."""
+    largest = np.abs(sketches).max(axis=1, initial=0)
+    beyond = (largest >= _MOST) | ((largest > 0) & (largest <= _LEAST))
+    return sketches if beyond.any() else sketches.astype(np.float32)
+
+
+def candidates(sketches: NDArray[np.floating]) -> list[tuple[int, int]]:
     """Give the pairs (i, j), i < j, of rows that may belong to nearly equal matrices."""
     with np.errstate(all="ignore"):
         wide = np.asarray(sketches, np.float64)
+        _, exponents = np.frexp(np.abs(wide).max(axis=1, keepdims=True, initial=0))
+        wide = np.ldexp(wide, -exponents)
         norms = np.linalg.norm(wide, axis=1)
         cosines = (wide @ wide.T) / np.outer(norms, norms)
         near = np.triu(cosines >= CANDIDATE, 1)
@@ -73,21 +87,27 @@ def cosine(ones: Sequence[Tensor], others: Sequence[Tensor]) -> float:
     Summed in float64. NaN where either is zero or not finite.
     """
     sums = np.zeros(3)
-    for one, other in zip(ones, others, strict=True):
-        for rows in _blocks(one):
-            a, b = (widened(tensor.read(rows=rows, dtype=np.float32)).reshape(-1) for tensor in (one, other))
-            with np.errstate(all="ignore"):
-                sums += [a @ b, a @ a, b @ b]
+    scales = [_exponent(side) for side in (ones, others)]
     with np.errstate(all="ignore"):
-        return float(sums[0] / np.sqrt(sums[1] * sums[2]))
+        for pair in zip(ones, others, strict=True):
+            for rows in _blocks(pair[0]):
+                read = (widened(read_floats(tensor, rows)).reshape(-1) for tensor in pair)
+                a, b = (np.ldexp(v, -e) if e else v for v, e in zip(read, scales, strict=True))
+                sums += [a @ b, a @ a, b @ b]
+        return float(np.clip(sums[0] / (np.sqrt(sums[1]) * np.sqrt(sums[2])), -1.0, 1.0))
+
+
+def _exponent(tensors: Sequence[Tensor]) -> int:
+    """Give a power of two that brings squares into float64; 0 where they are, as those of float32 are."""
+    if not any(map(is_wide, tensors)):
+        return 0
+    parts = (read_floats(tensor, rows) for tensor in tensors for rows in _blocks(tensor))
+    return max(math.frexp(float(np.abs(part).max(initial=0)))[1] for part in parts)
 
 
 def are_equal(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors of one shape hold the same values."""
-    return all(
-        np.array_equal(one.read(rows=rows, dtype=np.float32), other.read(rows=rows, dtype=np.float32))
-        for rows in _blocks(one)
-    )
+    return all(np.array_equal(read_floats(one, rows), read_floats(other, rows)) for rows in _blocks(one))
 
 
 def _blocks(tensor: Tensor) -> list[tuple[int, int]]:

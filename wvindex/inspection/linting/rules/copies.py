@@ -26,7 +26,7 @@ def dead_experts(model: Model) -> Iterator[Found]:
             continue
         norms = np.sqrt(look.squares)
         median = float(np.median(norms[np.isfinite(norms)])) if np.isfinite(norms).any() else 0.0
-        dead = np.flatnonzero(norms <= DEAD * median) if median else np.flatnonzero(norms == 0)
+        dead = np.flatnonzero(norms <= DEAD * median) if median else np.flatnonzero(look.dead)
         if dead.size:
             yield Found(
                 tensor=key,
@@ -114,7 +114,7 @@ def _alike(layers: dict[int, dict[str, Look]]) -> list[list[int]]:
     return [numbers for numbers in groups.values() if len(numbers) > 1]
 
 
-def _sketch(looks: dict[str, Look]) -> NDArray[np.float32]:
+def _sketch(looks: dict[str, Look]) -> NDArray[np.floating]:
     """Join the sketches of a layer's matrices: one vector for all of its weights."""
     return np.concatenate([looks[role].sketches.reshape(-1) for role in sorted(looks)])
 
