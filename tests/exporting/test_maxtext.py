@@ -16,6 +16,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import tensorstore as ts
+import yaml
 
 import wvindex as wv
 from tests.support import configs
@@ -157,6 +158,25 @@ def test_maxtext_s_settings_say_the_same_model(form: str, exported: dict[str, tu
         assert set(other) <= set(one)
 
 
+def test_maxtext_routes_as_deepseek_v3_with_the_models_own_sizes(
+    exported: dict[str, tuple[Path, Path]],
+) -> None:
+    """MaxText looks at the name's prefix, and lays dirname(maxtext.yml)/models/NAME.yml over the settings."""
+    for form in ("deepseek_v3", "deepseek_v3-fused_mla_lora_proj"):
+        _, out = exported[form]
+        settings = yaml.safe_load((out / "maxtext.yml").read_text())
+        assert settings["model_name"].startswith("deepseek3")
+        named = yaml.safe_load((out / "models" / f"{settings['model_name']}.yml").read_text())
+        assert settings | named == settings
+        config = model("deepseek_v3").config
+        assert (named["num_experts"], named["n_routing_groups"]) == (
+            config["n_routed_experts"],
+            config["n_group"],
+        )
+        assert not {"model_name", "base_config", "scan_layers", "fused_mla_lora_proj"} & set(named)
+    assert "model_name" not in yaml.safe_load((exported["qwen3_moe"][1] / "maxtext.yml").read_text())
+
+
 def test_values_that_maxtext_adds_to_come_back(tmp_path: Path) -> None:
     """Gemma 2: 1 + w is in float32, for bfloat16 would round it; and two layers are one."""
     source = write_safetensors(model("gemma2-exact"), tmp_path / "hf")
@@ -231,6 +251,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("qwen3_moe-dense", {}, "maxtext cannot say this of the model.*field: moe"),  # which it normalizes
     ("deepseek_v3-bias", {}, "maxtext cannot say|no place for this tensor"),
     ("deepseek_v3-fp8", {}, "MaxText has no such type; give a dtype"),
+    ("deepseek_v2", {}, "no groups of experts.*field: n_group"),
     ("phi3", {}, "does not map to MaxText's.*found: phi3"),
     ("gemma3", {}, "does not map to MaxText's.*found: gemma3_text"),
     ("glm4_moe_lite", {}, "does not map to MaxText's.*found: glm4_moe_lite"),
@@ -379,19 +400,20 @@ def test_a_tree_beside_which_nothing_is_described_asks_for_a_configuration(
 
 
 def test_the_command_line_exports(stores: Stores, tmp_path: Path) -> None:
-    source, out = stores.safetensors("deepseek_v2"), tmp_path / "out"
+    source, out = stores.safetensors("deepseek_v3"), tmp_path / "out"
     arguments = ("export", source, out, "--format", "maxtext", "--no-scan-layers", "--fused-mla-lora-proj")
     planned = document(*arguments, "--dry-run")
     assert names(tmp_path) == []
     fused = [one for one in planned["tensors"] if "wq_kv_a" in one["name"]]
-    assert [one["name"] for one in fused] == [
+    assert [one["name"] for one in fused][:3] == [
         f"params.params.decoder.{layer}.self_attention.wq_kv_a.kernel"
         for layer in ("dense_layers_0", "moe_layers_0", "moe_layers_1")
     ]
+    assert any("others refuse the setting" in note for note in planned["notes"])
     assert {(one["file"], *one["shape"]) for one in fused} == {("0/items", 128, 96 + 64 + 16)}
     assert set(planned["files"]) >= {"0/items", "0/items/_METADATA", "maxtext.yml", "config.json"}
     assert succeed(*arguments, "-q") == f"{out}\n"
-    assert "deepseek_v2" in succeed("info", out)
+    assert "deepseek_v3" in succeed("info", out)
     assert invoke(*arguments, "-q").exit_code == 3
 
 
