@@ -23,8 +23,8 @@ MAXTEXT_YML: Final = "maxtext.yml"
 ROUTED_NAME: Final = "deepseek3-test"
 """A model_name that MaxText knows (``configs/types.py``), and by which it routes as DeepSeek-V3 does.
 
-``layers/moe.py`` takes that routing (groups, weights without the bias) by the name alone, whatever the settings
-of the model say.
+``layers/moe.py`` takes that routing (groups, weights without the bias) by the name alone, whatever the
+settings say.
 """
 
 MODEL_YML: Final = f"models/{ROUTED_NAME}.yml"
@@ -131,8 +131,8 @@ def notes_on(config: ModelConfig, *, fused_mla_lora_proj: bool) -> list[str]:
         )
     if _routes_by_name(config):
         notes.append(
-            f"model_name is {ROUTED_NAME}, by which MaxText routes as DeepSeek-V3 does, with this model's own "
-            f"sizes: they are in {MODEL_YML}, which is to stay beside {MAXTEXT_YML}"
+            f"model_name is {ROUTED_NAME}, by which MaxText routes as DeepSeek-V3 does; this model's own sizes "
+            f"are in {MODEL_YML}, which is to stay beside {MAXTEXT_YML}"
         )
     if fused_mla_lora_proj:
         notes.append("only a MaxText that knows fused_mla_lora_proj takes this: others refuse the setting")

@@ -39,6 +39,9 @@ MODEL_TYPES: Final = {
 }
 """What ``decoder_block`` is to Hugging Face; DeepSeek-V2 and V3 are one block there."""
 
+_ROUTED_NAMES: Final = ("deepseek3", "deepseek4")
+"""Of models that MaxText routes as DeepSeek-V3 (``layers/moe.py``)."""
+
 _GEMMA_EPSILON: Final = 1e-6
 """Norms within Gemma 2's layers are made without the setting."""
 
@@ -53,10 +56,13 @@ class MaxTextConfig:
         In the form of Hugging Face's config.json.
     scan_axis : int
         Where a scanned stack has its layers (``param_scan_axis``).
+    notes : tuple of str
+        What MaxText itself computes otherwise.
     """
 
     hub: Mapping[str, Any]
     scan_axis: int = 1
+    notes: tuple[str, ...] = ()
 
 
 def read_config(path: Path) -> MaxTextConfig:
@@ -103,7 +109,24 @@ def _converted(s: Settings) -> MaxTextConfig:
     require_neutral(s, block)
     hub = _common(s, MODEL_TYPES[block])
     hub |= _deepseek(s) if block == "deepseek" else _grouped_query(s, block)
-    return MaxTextConfig(hub, s.integer("param_scan_axis"))
+    notes = _routing_notes(s) if block == "deepseek" else ()
+    return MaxTextConfig(hub, s.integer("param_scan_axis"), notes)
+
+
+def _routing_notes(s: Settings) -> tuple[str, ...]:
+    """Say where MaxText routes otherwise: it takes DeepSeek-V3's routing by the model's name alone.
+
+    A file of ``configs/models`` states no name, for its own is the model's.
+    """
+    name = s.text("model_name")
+    in_use = {"routed_bias": s.flag("routed_bias"), "n_routing_groups": s.integer("n_routing_groups") > 1}
+    settings = [setting for setting, is_used in in_use.items() if is_used]
+    if "model_name" not in s.stated or name.startswith(_ROUTED_NAMES) or not settings:
+        return ()
+    return (
+        f"MaxText itself routes otherwise by the model_name {name}: {' and '.join(settings)} as DeepSeek-V3 has "
+        f"them are for names that begin with {' or '.join(_ROUTED_NAMES)}; wvindex follows the configuration",
+    )
 
 
 def _common(s: Settings, model_type: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ BASE: Final[Mapping[str, Any]] = {
     "shared_experts": 0,
     "routed_scaling_factor": 1.0,
     "routed_score_func": "",
+    "routed_bias": False,
     "n_routing_groups": -1,
     "topk_routing_group": -1,
     "sliding_window_size": 0,
