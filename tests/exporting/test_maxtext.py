@@ -203,6 +203,22 @@ def test_what_is_rounded_is_named_and_is_what_maxtext_rounds(tmp_path: Path) -> 
     np.testing.assert_array_equal(leaf(out, name)[:, 1], expected)
 
 
+@pytest.mark.parametrize(("stored", "options"), [("float32", {"dtype": "float16"}), ("float16", {})])
+def test_no_value_becomes_infinite_by_maxtext_s_factor(
+    stored: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """30000 is a float16; times the root of Gemma's width, 11.3, it is none."""
+    gemma = model("gemma2-exact")
+    tensors = {key: np.array(one).astype(stored) for key, one in gemma.tensors.items()}
+    tensors["model.embed_tokens.weight"][3, 5] = 30000
+    source = write_safetensors(replace(gemma, tensors=tensors), tmp_path / "hf")
+    with pytest.raises(
+        UnsupportedError, match=r"too large for F16.*model\.embed_tokens\.weight.*found: 30000"
+    ):
+        wv.export(source, tmp_path / "out", format="maxtext", **options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_gguf_file_becomes_a_maxtext_checkpoint(tmp_path: Path) -> None:
     """Names, order of rows, factors in two, configuration and vocabulary are GGUF's."""
     source = write_gguf(checkpoint("deepseek_v3"), tmp_path / "m.gguf", dtype="Q8_0")[0]

@@ -131,8 +131,8 @@ def notes_on(config: ModelConfig, *, fused_mla_lora_proj: bool) -> list[str]:
         )
     if _routes_by_name(config):
         notes.append(
-            f"model_name is {ROUTED_NAME}, by which MaxText routes as DeepSeek-V3 does; this model's own sizes "
-            f"are in {MODEL_YML}, which is to stay beside {MAXTEXT_YML}"
+            f"model_name is {ROUTED_NAME}, by which MaxText routes as DeepSeek-V3 does; this model's own "
+            f"sizes are in {MODEL_YML}, which is to stay beside {MAXTEXT_YML}"
         )
     if fused_mla_lora_proj:
         notes.append("only a MaxText that knows fused_mla_lora_proj takes this: others refuse the setting")

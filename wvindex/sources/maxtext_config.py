@@ -124,8 +124,8 @@ def _routing_notes(s: Settings) -> tuple[str, ...]:
     if "model_name" not in s.stated or name.startswith(_ROUTED_NAMES) or not settings:
         return ()
     return (
-        f"MaxText itself routes otherwise by the model_name {name}: {' and '.join(settings)} as DeepSeek-V3 has "
-        f"them are for names that begin with {' or '.join(_ROUTED_NAMES)}; wvindex follows the configuration",
+        f"MaxText itself routes otherwise by the model_name {name}: {' and '.join(settings)} as DeepSeek-V3 "
+        f"has them are for names that begin with {' or '.join(_ROUTED_NAMES)}; wvindex follows the configuration",
     )
 
 
