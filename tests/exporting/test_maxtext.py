@@ -212,9 +212,7 @@ def test_no_value_becomes_infinite_by_maxtext_s_factor(
     tensors = {key: np.array(one).astype(stored) for key, one in gemma.tensors.items()}
     tensors["model.embed_tokens.weight"][3, 5] = 30000
     source = write_safetensors(replace(gemma, tensors=tensors), tmp_path / "hf")
-    with pytest.raises(
-        UnsupportedError, match=r"too large for F16.*model\.embed_tokens\.weight.*found: 30000"
-    ):
+    with pytest.raises(UnsupportedError, match=r"too large for F16.*embed_tokens\.weight.*found: 30000"):
         wv.export(source, tmp_path / "out", format="maxtext", **options)
     assert not (tmp_path / "out").exists()
 

@@ -123,9 +123,10 @@ def _routing_notes(s: Settings) -> tuple[str, ...]:
     settings = [setting for setting, is_used in in_use.items() if is_used]
     if "model_name" not in s.stated or name.startswith(_ROUTED_NAMES) or not settings:
         return ()
+    used, names = " and ".join(settings), " or ".join(_ROUTED_NAMES)
     return (
-        f"MaxText itself routes otherwise by the model_name {name}: {' and '.join(settings)} as DeepSeek-V3 "
-        f"has them are for names that begin with {' or '.join(_ROUTED_NAMES)}; wvindex follows the configuration",
+        f"MaxText itself routes otherwise by the model_name {name}: {used} as DeepSeek-V3 has them are for "
+        f"names that begin with {names}; wvindex follows the configuration",
     )
 
 
