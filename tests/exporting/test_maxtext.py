@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -349,6 +350,42 @@ def test_only_a_checkpoint_of_one_step_is_replaced(stores: Stores, tmp_path: Pat
     store = stores.build(source)
     with pytest.raises(TargetExists):
         wv.export(source, store, format="maxtext", overwrite=True)
+
+
+def _noted(out: Path) -> None:
+    (out / "notes.txt").write_text("mine")
+
+
+def _other_item(out: Path) -> None:
+    shutil.copytree(out / "0" / "items", out / "0" / "opt_state")
+
+
+def _in_training(out: Path) -> None:
+    file = out / "0" / "items" / "_METADATA"
+    document = json.loads(file.read_text())
+    keys = ("opt_state", "count")
+    document["tree_metadata"][str(keys)] = {
+        "key_metadata": [{"key": key, "key_type": 2} for key in keys],
+        "value_metadata": {"value_type": "np.ndarray", "skip_deserialize": False},
+    }
+    file.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [(_noted, "notes.txt"), (_other_item, "0/opt_state"), (_in_training, "opt_state.count")],
+)
+def test_what_no_export_writes_is_never_replaced(
+    change: Callable[[Path], None], found: str, exported: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    store, out = exported["deepseek_v3"]
+    taken = shutil.copytree(out, tmp_path / "taken")
+    wv.export(store, taken, format="maxtext", overwrite=True)
+    change(taken)
+    before = contents(taken)
+    with pytest.raises(TargetExists, match=f"found: {found}"):
+        wv.export(store, taken, format="maxtext", overwrite=True)
+    assert contents(taken) == before
 
 
 def test_layers_are_scanned_anew(exported: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from wvindex.sources.maxtext_forms import require_whole
 from wvindex.sources.orbax_metadata import METADATA
 from wvindex.sources.safetensors import CONFIG_JSON
 
-_CHECKPOINT_METADATA: Final = "_CHECKPOINT_METADATA"
+CHECKPOINT_METADATA: Final = "_CHECKPOINT_METADATA"
 _HANDLER: Final = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckpointHandler"
 _DICT_KEY: Final = 2
 """Orbax's number for a key of a dictionary (``KeyType.DICT``)."""
@@ -101,8 +101,8 @@ def compose_maxtext(
     custom = {"scan_layers": scan_layers}
     documents = {
         f"{ITEMS}/{METADATA}": spaced(tree_metadata(leaves, custom)),
-        f"{ITEMS}/{_CHECKPOINT_METADATA}": spaced(checkpoint_metadata(_HANDLER, custom)),
-        f"{STEP}/{_CHECKPOINT_METADATA}": spaced(checkpoint_metadata({"items": _HANDLER}, custom)),
+        f"{ITEMS}/{CHECKPOINT_METADATA}": spaced(checkpoint_metadata(_HANDLER, custom)),
+        f"{STEP}/{CHECKPOINT_METADATA}": spaced(checkpoint_metadata({"items": _HANDLER}, custom)),
         **settings,
         CONFIG_JSON: dumped(with_dtype(stated, tensors)),
         **(hub_tokenizer(held) if tokenizer else {}),
