@@ -175,6 +175,10 @@ def test_an_exponent_without_a_point_is_a_number(tmp_path: Path) -> None:
         ({"base_emb_dim": None}, "base_emb_dim"),
         ({"base_emb_dim": "wide"}, "base_emb_dim"),
         ({"base_emb_dim": 1.5}, "base_emb_dim"),
+        ({"base_emb_dim": "96"}, "base_emb_dim"),  # in quotes
+        ({"base_emb_dim": -96}, "base_emb_dim"),
+        (DEEPSEEK | {"q_lora_rank": -96}, "q_lora_rank"),
+        (DEEPSEEK | {"q_lora_rank": "96"}, "q_lora_rank"),
         ({"mlp_activations": ["relu"]}, "mlp_activations"),
         ({"logits_via_embedding": True, "normalize_embedding_logits": True}, "normalize_embedding_logits"),
         ({"rope_type": "yarn"}, "rope_type"),

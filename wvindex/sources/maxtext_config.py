@@ -141,15 +141,15 @@ def _common(s: Settings, model_type: str) -> dict[str, Any]:
         raise s.error(
             "normalize_embedding_logits", f"{wanted}: Hugging Face does not divide tied logits", divides
         )
-    layers = s.integer("base_num_decoder_layers")
+    layers = s.size("base_num_decoder_layers")
     return {
         "model_type": model_type,
-        "hidden_size": s.integer("base_emb_dim"),
-        "intermediate_size": s.integer("base_mlp_dim"),
+        "hidden_size": s.size("base_emb_dim"),
+        "intermediate_size": s.size("base_mlp_dim"),
         "num_hidden_layers": 2 * layers if model_type == "gemma2" else layers,
-        "num_attention_heads": s.integer("base_num_query_heads"),
-        "num_key_value_heads": s.integer("base_num_kv_heads"),
-        "vocab_size": s.integer("vocab_size"),
+        "num_attention_heads": s.size("base_num_query_heads"),
+        "num_key_value_heads": s.size("base_num_kv_heads"),
+        "vocab_size": s.size("vocab_size"),
         "rms_norm_eps": s.number("normalization_layer_epsilon"),
         "hidden_act": s.activation(),
         "tie_word_embeddings": tied,
@@ -159,7 +159,7 @@ def _common(s: Settings, model_type: str) -> dict[str, Any]:
 
 def _grouped_query(s: Settings, block: str) -> dict[str, Any]:
     # No window, said: where the field is absent, transformers' Mistral has one of 4096.
-    fields: dict[str, Any] = {"head_dim": s.integer("head_dim"), "sliding_window": None}
+    fields: dict[str, Any] = {"head_dim": s.size("head_dim"), "sliding_window": None}
     if block == "llama2" and not s.stated & {"model_name", "rope_type"}:
         raise s.error("model_name", "a model_name, or a rope_type: Llama 3.1's heads are interleaved", None)
     is_llama31 = any(s.text(name).startswith("llama3.1") for name in ("model_name", "rope_type"))
@@ -229,9 +229,9 @@ def _deepseek(s: Settings) -> dict[str, Any]:
         raise s.error("routed_bias", "false with softmax: Hugging Face's DeepSeek-V2 adds no bias", True)
     fields: dict[str, Any] = {
         "model_type": "deepseek_v3" if sigmoid else "deepseek_v2",
-        "q_lora_rank": s.integer("q_lora_rank") or None,
-        **{name: s.integer(name) for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim")},
-        "v_head_dim": s.integer("v_head_dim"),
+        "q_lora_rank": s.size("q_lora_rank", 0) or None,
+        **{name: s.size(name) for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim")},
+        "v_head_dim": s.size("v_head_dim"),
         "first_k_dense_replace": s.integer("first_num_dense_layers"),
         "num_nextn_predict_layers": s.integer("mtp_num_layers"),
         "rope_interleave": s.flag("rope_interleave"),
