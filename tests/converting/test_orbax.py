@@ -12,6 +12,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import yaml
 
 import wvindex as wv
 from tests.support.checkpoints import checkpoint
@@ -416,3 +417,30 @@ def test_settings_beside_it_say_the_form_that_it_has(tmp_path: Path) -> None:
     assert note.startswith("flow.yaml")
     wv.convert(tmp_path / "f", tmp_path / "b", unfuse_mla_lora=True)
     assert (tmp_path / "b" / "maxtext.yml").read_bytes().decode() == text.format("false")
+
+
+def test_settings_that_leave_the_form_out_say_it_while_it_is_fused(tmp_path: Path) -> None:
+    """Absent it means false; the way back gives each file as it was."""
+    source = write(tmp_path, model()).parent
+    texts = {
+        "maxtext.yml": "decoder_block: deepseek\nrope_factor: 40\n",
+        "windows.yml": "# one\r\ndecoder_block: deepseek\r\n",
+        "open-end.yaml": "decoder_block: deepseek",
+        "flow.yml": "\n{\ndecoder_block: deepseek}\n",
+        "other.yml": "tokenizer: of no model\n",
+        "models/deepseek3-test.yml": "decoder_block: deepseek\n",
+        "models/old.yml": "decoder_block: deepseek\nfused_mla_lora_proj: false\n",
+    }
+    (source / "models").mkdir()
+    for name, text in texts.items():
+        (source / name).write_bytes(text.encode())
+    done = wv.convert(source, tmp_path / "f", fuse_mla_lora=True)
+    form = {
+        name: yaml.safe_load((tmp_path / "f" / name).read_bytes()).get("fused_mla_lora_proj")
+        for name in texts
+    }
+    started_with = {"maxtext.yml", "windows.yml", "open-end.yaml", "models/old.yml"}
+    assert {name for name, value in form.items() if value} == started_with
+    assert [note.split()[0] for note in done.notes] == ["flow.yml"]
+    wv.convert(tmp_path / "f", tmp_path / "b", unfuse_mla_lora=True)
+    assert {name: (tmp_path / "b" / name).read_bytes().decode() for name in texts} == texts

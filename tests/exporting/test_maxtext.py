@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import tensorstore as ts
+import yaml
 
 import wvindex as wv
 from tests.support import configs
@@ -157,6 +159,25 @@ def test_maxtext_s_settings_say_the_same_model(form: str, exported: dict[str, tu
         assert set(other) <= set(one)
 
 
+def test_maxtext_routes_as_deepseek_v3_with_the_models_own_sizes(
+    exported: dict[str, tuple[Path, Path]],
+) -> None:
+    """MaxText looks at the name's prefix, and lays dirname(maxtext.yml)/models/NAME.yml over the settings."""
+    for form in ("deepseek_v3", "deepseek_v3-fused_mla_lora_proj"):
+        _, out = exported[form]
+        settings = yaml.safe_load((out / "maxtext.yml").read_text())
+        assert settings["model_name"].startswith("deepseek3")
+        named = yaml.safe_load((out / "models" / f"{settings['model_name']}.yml").read_text())
+        assert settings | named == settings
+        config = model("deepseek_v3").config
+        assert (named["num_experts"], named["n_routing_groups"]) == (
+            config["n_routed_experts"],
+            config["n_group"],
+        )
+        assert not {"model_name", "base_config", "scan_layers", "fused_mla_lora_proj"} & set(named)
+    assert "model_name" not in yaml.safe_load((exported["qwen3_moe"][1] / "maxtext.yml").read_text())
+
+
 def test_values_that_maxtext_adds_to_come_back(tmp_path: Path) -> None:
     """Gemma 2: 1 + w is in float32, for bfloat16 would round it; and two layers are one."""
     source = write_safetensors(model("gemma2-exact"), tmp_path / "hf")
@@ -181,6 +202,20 @@ def test_what_is_rounded_is_named_and_is_what_maxtext_rounds(tmp_path: Path) -> 
     scaled = kernel.astype(np.float32) * np.float32(1 / np.sqrt(32))  # heads of 32
     expected = scaled.astype(kernel.dtype).T.reshape(128, 4, 32)
     np.testing.assert_array_equal(leaf(out, name)[:, 1], expected)
+
+
+@pytest.mark.parametrize(("stored", "options"), [("float32", {"dtype": "float16"}), ("float16", {})])
+def test_no_value_becomes_infinite_by_maxtext_s_factor(
+    stored: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """30000 is a float16; times the root of Gemma's width, 11.3, it is none."""
+    gemma = model("gemma2-exact")
+    tensors = {key: np.array(one).astype(stored) for key, one in gemma.tensors.items()}
+    tensors["model.embed_tokens.weight"][3, 5] = 30000
+    source = write_safetensors(replace(gemma, tensors=tensors), tmp_path / "hf")
+    with pytest.raises(UnsupportedError, match=r"too large for F16.*embed_tokens\.weight.*found: 30000"):
+        wv.export(source, tmp_path / "out", format="maxtext", **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_gguf_file_becomes_a_maxtext_checkpoint(tmp_path: Path) -> None:
@@ -224,13 +259,22 @@ def leaf(out: Path, name: str) -> Any:
 
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("llama", {}, "maxtext cannot say this of the model.*field: rope"),  # another original context
+    (
+        "llama",
+        {},
+        r"field: rope\.full_attention\.inv_freq\[\d+\], expected: [.\de-]+, found",
+    ),
     ("llama-linear", {}, "no place for this tensor.*k_proj.bias"),
     ("mistral-window", {}, "maxtext cannot say.*field: (sliding_window|layer_types)"),
     ("gemma2-scalar", {}, "maxtext cannot say.*field: attention_scale"),
-    ("qwen3_moe-dense", {}, "maxtext cannot say this of the model.*field: moe"),  # which it normalizes
+    (
+        "qwen3_moe-dense",
+        {},
+        r"maxtext cannot say.*field: moe\.norm_topk_prob, expected: False, found: True",
+    ),
     ("deepseek_v3-bias", {}, "maxtext cannot say|no place for this tensor"),
     ("deepseek_v3-fp8", {}, "MaxText has no such type; give a dtype"),
+    ("deepseek_v2", {}, "no groups of experts.*field: n_group"),
     ("phi3", {}, "does not map to MaxText's.*found: phi3"),
     ("gemma3", {}, "does not map to MaxText's.*found: gemma3_text"),
     ("glm4_moe_lite", {}, "does not map to MaxText's.*found: glm4_moe_lite"),
@@ -316,6 +360,42 @@ def test_only_a_checkpoint_of_one_step_is_replaced(stores: Stores, tmp_path: Pat
         wv.export(source, store, format="maxtext", overwrite=True)
 
 
+def _noted(out: Path) -> None:
+    (out / "notes.txt").write_text("mine")
+
+
+def _other_item(out: Path) -> None:
+    shutil.copytree(out / "0" / "items", out / "0" / "opt_state")
+
+
+def _in_training(out: Path) -> None:
+    file = out / "0" / "items" / "_METADATA"
+    document = json.loads(file.read_text())
+    keys = ("opt_state", "count")
+    document["tree_metadata"][str(keys)] = {
+        "key_metadata": [{"key": key, "key_type": 2} for key in keys],
+        "value_metadata": {"value_type": "np.ndarray", "skip_deserialize": False},
+    }
+    file.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [(_noted, "notes.txt"), (_other_item, "0/opt_state"), (_in_training, "opt_state.count")],
+)
+def test_what_no_export_writes_is_never_replaced(
+    change: Callable[[Path], None], found: str, exported: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    store, out = exported["deepseek_v3"]
+    taken = shutil.copytree(out, tmp_path / "taken")
+    wv.export(store, taken, format="maxtext", overwrite=True)
+    change(taken)
+    before = contents(taken)
+    with pytest.raises(TargetExists, match=f"found: {found}"):
+        wv.export(store, taken, format="maxtext", overwrite=True)
+    assert contents(taken) == before
+
+
 def test_layers_are_scanned_anew(exported: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
     """A MaxText checkpoint is a source as any other; a conversion that fuses it reads it too."""
     store, out = exported["deepseek_v3-scan_layers"]
@@ -379,19 +459,20 @@ def test_a_tree_beside_which_nothing_is_described_asks_for_a_configuration(
 
 
 def test_the_command_line_exports(stores: Stores, tmp_path: Path) -> None:
-    source, out = stores.safetensors("deepseek_v2"), tmp_path / "out"
+    source, out = stores.safetensors("deepseek_v3"), tmp_path / "out"
     arguments = ("export", source, out, "--format", "maxtext", "--no-scan-layers", "--fused-mla-lora-proj")
     planned = document(*arguments, "--dry-run")
     assert names(tmp_path) == []
     fused = [one for one in planned["tensors"] if "wq_kv_a" in one["name"]]
-    assert [one["name"] for one in fused] == [
+    assert [one["name"] for one in fused][:3] == [
         f"params.params.decoder.{layer}.self_attention.wq_kv_a.kernel"
         for layer in ("dense_layers_0", "moe_layers_0", "moe_layers_1")
     ]
+    assert any("others refuse the setting" in note for note in planned["notes"])
     assert {(one["file"], *one["shape"]) for one in fused} == {("0/items", 128, 96 + 64 + 16)}
     assert set(planned["files"]) >= {"0/items", "0/items/_METADATA", "maxtext.yml", "config.json"}
     assert succeed(*arguments, "-q") == f"{out}\n"
-    assert "deepseek_v2" in succeed("info", out)
+    assert "deepseek_v3" in succeed("info", out)
     assert invoke(*arguments, "-q").exit_code == 3
 
 

@@ -98,8 +98,15 @@ def test_the_result_does_not_stand_in_the_store(stores: Stores, tmp_path: Path) 
 
 
 def test_a_directory_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="does not exist"):
+    with pytest.raises(StoreError, match="the directory for the result does not exist"):
         export_gguf(EXAMPLE, tmp_path / "no" / "out.gguf")
+
+
+def test_a_file_in_the_place_of_the_unfinished_export_is_told(tmp_path: Path) -> None:
+    (tmp_path / "out.gguf.exporting").write_text("mine")
+    with pytest.raises(TargetExists, match=r"place of the unfinished export is taken.*found: a file"):
+        export_gguf(EXAMPLE, tmp_path / "out.gguf")
+    assert (tmp_path / "out.gguf.exporting").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,26 @@ def test_deepseeks_settings_mean_the_hubs_configuration(tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize(
+    ("name", "model_name", "noted"),
+    [
+        ("deepseek_v3", "kimi-k2-1t", "routed_bias and n_routing_groups"),
+        ("deepseek_v2", "deepseek2-236b", "by the model_name deepseek2-236b: n_routing_groups as"),
+        ("deepseek_v3", "deepseek3-671b", None),
+        ("deepseek_v3", None, None),  # a file of configs/models, whose name is the model's
+        ("deepseek_v2_lite", "deepseek2-16b", None),
+    ],
+)
+def test_a_name_by_which_maxtext_routes_otherwise_is_noted(
+    tmp_path: Path, name: str, model_name: str | None, noted: str | None
+) -> None:
+    file = tmp_path / "model.yml"
+    file.write_text(yaml.safe_dump(settings(name) | {"model_name": model_name}))
+    notes = read_config(file).notes
+    assert len(notes) == (noted is not None)
+    assert noted is None or noted in notes[0]
+
+
+@pytest.mark.parametrize(
     ("name", "own"),
     [
         ("mistral", {"decoder_block": "mistral", "head_dim": 32}),
@@ -155,6 +175,10 @@ def test_an_exponent_without_a_point_is_a_number(tmp_path: Path) -> None:
         ({"base_emb_dim": None}, "base_emb_dim"),
         ({"base_emb_dim": "wide"}, "base_emb_dim"),
         ({"base_emb_dim": 1.5}, "base_emb_dim"),
+        ({"base_emb_dim": "96"}, "base_emb_dim"),  # in quotes
+        ({"base_emb_dim": -96}, "base_emb_dim"),
+        (DEEPSEEK | {"q_lora_rank": -96}, "q_lora_rank"),
+        (DEEPSEEK | {"q_lora_rank": "96"}, "q_lora_rank"),
         ({"mlp_activations": ["relu"]}, "mlp_activations"),
         ({"logits_via_embedding": True, "normalize_embedding_logits": True}, "normalize_embedding_logits"),
         ({"rope_type": "yarn"}, "rope_type"),

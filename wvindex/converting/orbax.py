@@ -35,7 +35,7 @@ from wvindex.converting.orbax_documents import (
 from wvindex.converting.orbax_grid import chunk_keys, require_chunks, require_decodable
 from wvindex.converting.orbax_leaves import Path_, is_optimizers, place_of
 from wvindex.converting.orbax_pairs import rechunked, steps
-from wvindex.converting.orbax_settings import rewritten_settings, settings, tells_form
+from wvindex.converting.orbax_settings import is_left_unsaid, rewritten_settings, settings
 from wvindex.converting.orbax_values import Region, SourceValues, TargetValues, merge, new_metadata
 from wvindex.converting.plan import Conversion, Edit, OnProgress, Request, Told, Unit
 from wvindex.converting.staged import Constant, Content, StagedDirectory, require_checkpoint, require_place
@@ -197,7 +197,7 @@ class OrbaxConversion:
         edits = [Edit(file=name, what=what) for name in contents]
         fused = self._request.direction == "fuse"
         for name, text in settings(self._files.values()):
-            new = rewritten_settings(text, fused=fused)
+            new = rewritten_settings(name, text, fused=fused)
             if new != text:
                 contents[name] = [Constant(new.encode())]
                 edits.append(Edit(file=name, what=f"fused_mla_lora_proj: {fused}"))
@@ -223,11 +223,11 @@ class OrbaxConversion:
 
     def _notes(self) -> tuple[str, ...]:
         """Say where the way back will not give the same chunks: columns are split, or halves differ."""
+        fused = self._request.direction == "fuse"
         notes = [
-            f"{name} speaks of fused_mla_lora_proj in a way that is not rewritten: set it to "
-            f"{self._request.direction == 'fuse'}"
+            f"{name} says or leaves out fused_mla_lora_proj in a way that is not rewritten: set it to {fused}"
             for name, text in settings(self._files.values())
-            if tells_form(text)
+            if is_left_unsaid(name, text, fused=fused)
         ]
         changed = rechunked(self._steps)
         if changed is not None:

@@ -130,6 +130,7 @@ class StagedDirectory:
             If an interrupted conversion of something else stands there.
         """
         require_place(self.target, self._require_replaceable)
+        self._staging.require_directory()
         self._lock.acquire()
         try:
             self._staging.recover()
@@ -275,9 +276,9 @@ def require_place(path: Path, require_replaceable: Callable[[Path], None]) -> No
         If it is taken and may not be replaced.
     """
     if not path.parent.is_dir():
-        raise StoreError("the directory to convert in does not exist", file=path.parent)
+        raise StoreError("the directory for the result does not exist", file=path.parent)
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise StoreError("the directory to convert in may not be written to", file=path.parent)
+        raise StoreError("the directory for the result may not be written to", file=path.parent)
     if os.path.lexists(path):
         require_replaceable(path)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
@@ -138,28 +138,43 @@ def require_same_model(described: Described, config: ModelConfig, *, besides: Se
             field=error.field,
         ) from error
     for one in fields(ModelConfig):
-        before, after = getattr(config, one.name), getattr(found, one.name)
-        if one.name not in (*_NOT_COMPARED, *besides) and not _same(before, after):
+        if one.name in (*_NOT_COMPARED, *besides):
+            continue
+        different = _difference(one.name, getattr(config, one.name), getattr(found, one.name))
+        if different is not None:
+            field_, before, after = different
             raise UnsupportedError(
                 f"{described.format} cannot say this of the model",
                 file=described.path,
-                field=one.name,
+                field=field_,
                 expected=before,
                 found=after,
             )
 
 
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, Rope) and isinstance(other, Rope):
-        return all(
-            _same(getattr(one, f.name), getattr(other, f.name)) for f in fields(Rope) if f.name != "rope_type"
-        )
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    if isinstance(one, tuple) and isinstance(other, tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
+def _difference(name: str, one: Any, other: Any) -> tuple[str, Any, Any] | None:
+    """Give the first member of a field that differs, by its own name, and both values."""
+    members = _members(name, one, other)
+    if members is None:
+        return None if _same(one, other) else (name, one, other)
+    differences = (_difference(*member) for member in members)
+    return next((found for found in differences if found is not None), None)
+
+
+def _members(name: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]] | None:
+    """Give what two values have in common by name; None where they are compared as they are."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping) and one.keys() == other.keys():
+        return ((f"{name}.{key}", one[key], other[key]) for key in one)
+    if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return ((f"{name}[{place}]", first, second) for place, (first, second) in pairs)
     if hasattr(one, "__dataclass_fields__") and type(one) is type(other):
-        return all(_same(getattr(one, f.name), getattr(other, f.name)) for f in fields(one))
+        names = [f.name for f in fields(one) if not (isinstance(one, Rope) and f.name == "rope_type")]
+        return ((f"{name}.{field_}", getattr(one, field_), getattr(other, field_)) for field_ in names)
+    return None
+
+
+def _same(one: Any, other: Any) -> bool:
     if isinstance(one, float) and isinstance(other, float):
         return math.isclose(one, other, rel_tol=_TOLERANCE)
     return bool(one == other)

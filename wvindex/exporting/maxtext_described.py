@@ -20,6 +20,26 @@ from wvindex.sources.maxtext_settings import ACTIVATIONS
 
 MAXTEXT_YML: Final = "maxtext.yml"
 
+ROUTED_NAME: Final = "deepseek3-test"
+"""A model_name that MaxText knows (``configs/types.py``), and by which it routes as DeepSeek-V3 does.
+
+``layers/moe.py`` takes that routing (groups, weights without the bias) by the name alone, whatever the
+settings say.
+"""
+
+MODEL_YML: Final = f"models/{ROUTED_NAME}.yml"
+"""The named model's settings, which MaxText lays over `MAXTEXT_YML`; it looks beside that first
+(``configs/pyconfig.py``), so this stands in the place of its own model of the name."""
+
+_NOT_OF_THE_MODEL: Final = (
+    "base_config",
+    "model_name",
+    "scan_layers",
+    "param_scan_axis",
+    "fused_mla_lora_proj",
+)
+"""Settings of the checkpoint: what a model's file says, a command line may not say otherwise."""
+
 BLOCKS: Final[Mapping[str, str]] = {theirs: block for block, theirs in MODEL_TYPES.items()} | {
     "deepseek_v2": "deepseek",
     "kimi_k2": "deepseek",
@@ -58,15 +78,15 @@ def is_interleaved(stated: Mapping[str, Any], name: str) -> bool:
     return stated.get("model_type") == "llama" and _kind(rotary) == "llama3"
 
 
-def settings_yaml(
+def settings_files(
     held: Held,
     stated: Mapping[str, Any],
     tensors: Sequence[OutTensor],
     *,
     scan_layers: bool,
     fused_mla_lora_proj: bool,
-) -> bytes:
-    """Give MaxText's settings; they are read back before they are given.
+) -> dict[str, bytes]:
+    """Give MaxText's settings, by files' names; they are read back before they are given.
 
     Raises
     ------
@@ -81,7 +101,9 @@ def settings_yaml(
     rotary = _rotary(stated, held.name)
     if block == "deepseek":
         settings |= {"first_num_dense_layers": stated["first_k_dense_replace"]}
-        settings |= _deepseek(config, rotary)
+        settings |= _deepseek(config, rotary, held.name)
+        if _routes_by_name(config):
+            settings["model_name"] = ROUTED_NAME
         if fused_mla_lora_proj:  # older MaxTexts do not know the setting
             settings["fused_mla_lora_proj"] = True
     else:
@@ -94,16 +116,31 @@ def settings_yaml(
             f"MaxText cannot say this of the model: {error}", file=held.name, field=error.field
         ) from error
     require_same_model(described(held.name, "maxtext", hub, tensors), config, besides=_NO_WEIGHTS)
-    return data
+    if "model_name" not in settings:
+        return {MAXTEXT_YML: data}
+    model = {name: value for name, value in settings.items() if name not in _NOT_OF_THE_MODEL}
+    return {MAXTEXT_YML: data, MODEL_YML: _dumped(model)}
 
 
-def notes_on(config: ModelConfig) -> list[str]:
-    """Say what MaxText computes otherwise."""
+def notes_on(config: ModelConfig, *, fused_mla_lora_proj: bool) -> list[str]:
+    """Say what MaxText computes otherwise, and what it must know."""
+    notes = []
     if config.mla is not None and config.rms_norm_eps != config.mla.norm_eps:
-        return [
+        notes.append(
             f"MaxText's norms between the factors use {config.rms_norm_eps:g}, not {config.mla.norm_eps:g}"
-        ]
-    return []
+        )
+    if _routes_by_name(config):
+        notes.append(
+            f"model_name is {ROUTED_NAME}, by which MaxText routes as DeepSeek-V3 does; this model's own "
+            f"sizes are in {MODEL_YML}, which is to stay beside {MAXTEXT_YML}"
+        )
+    if fused_mla_lora_proj:
+        notes.append("only a MaxText that knows fused_mla_lora_proj takes this: others refuse the setting")
+    return notes
+
+
+def _routes_by_name(config: ModelConfig) -> bool:
+    return config.mla is not None and config.moe is not None and config.moe.topk_method == "noaux_tc"
 
 
 def _require_rows(held: Held, tensors: Sequence[OutTensor]) -> None:
@@ -175,7 +212,7 @@ def _grouped_query(
     return settings
 
 
-def _deepseek(config: ModelConfig, rotary: Fields) -> dict[str, Any]:
+def _deepseek(config: ModelConfig, rotary: Fields, name: str) -> dict[str, Any]:
     mla = config.mla
     if mla is None:
         return {}
@@ -191,7 +228,7 @@ def _deepseek(config: ModelConfig, rotary: Fields) -> dict[str, Any]:
         "rope_max_timescale": _whole(rotary, "rope_theta", 10000),
         "rope_interleave": mla.interleaved_rope,
     }
-    return settings | _yarn(rotary, config.max_position_embeddings) | _routing(config)
+    return settings | _yarn(rotary, config.max_position_embeddings) | _routing(config, name)
 
 
 def _yarn(rotary: Fields, length: int | None) -> dict[str, Any]:
@@ -210,11 +247,19 @@ def _yarn(rotary: Fields, length: int | None) -> dict[str, Any]:
     }
 
 
-def _routing(config: ModelConfig) -> dict[str, Any]:
+def _routing(config: ModelConfig, name: str) -> dict[str, Any]:
     moe = config.moe
     if moe is None:
         return {}
-    grouped = moe.topk_method != "greedy"
+    grouped = moe.n_group > 1 and moe.topk_method != "greedy"
+    if grouped and moe.topk_method != "noaux_tc":
+        raise UnsupportedError(
+            "MaxText has no groups of experts as DeepSeek-V2 chooses them, each by its best expert",
+            file=name,
+            field="n_group",
+            expected=1,
+            found=moe.n_group,
+        )
     return {
         "base_moe_mlp_dim": moe.moe_intermediate_size,
         "num_experts": moe.n_routed_experts,

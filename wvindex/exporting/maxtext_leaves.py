@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wvindex.converting.orbax_values import Region
+from wvindex.errors import UnsupportedError
 from wvindex.exporting.tensors import OutTensor
 from wvindex.formats.encodings import F16, F32, Encoding
 from wvindex.sources.maxtext_names import Layout
@@ -174,7 +175,7 @@ class LeafForm:
         rows, columns = self.layout.rows, self.layout.columns
         widths = [self.sizes[axis] for axis in columns]
         if not rows:
-            return self._changed(_rows_of(array, 0, 1).reshape(widths))
+            return self._changed(_rows_of(array, 0, 1).reshape(widths), array)
         inner = math.prod(
             self.sizes[axis] for axis in rows[1:]
         )  # rows of one head; 1 where rows have one axis
@@ -185,10 +186,30 @@ class LeafForm:
         matrix = found.reshape(first.stop - first.start, *(self.sizes[axis] for axis in rows[1:]), *widths)
         if self.change.interleave:
             matrix = _interleaved(matrix)  # (heads, head_dim, in)
-        return self._changed(matrix).transpose(np.argsort((*rows, *columns)))
+        return self._changed(matrix, array).transpose(np.argsort((*rows, *columns)))
 
-    def _changed(self, values: NDArray[Any]) -> NDArray[Any]:
-        return values if self.change.moves_only else self.change.applied(values)
+    def _changed(self, values: NDArray[Any], array: OutTensor) -> NDArray[Any]:
+        """Give values changed, in the leaf's type, none of which becomes infinite by it.
+
+        Raises
+        ------
+        UnsupportedError
+            If a finite value is too large for the type once it is multiplied.
+        """
+        if self.change.moves_only:
+            return values
+        with np.errstate(all="ignore"):
+            narrow = self.change.applied(values).astype(self.encoding.logical_dtype)
+        lost = ~np.isfinite(narrow)
+        if lost.any() and (lost := lost & np.isfinite(values)).any():
+            raise UnsupportedError(
+                f"a value is too large for {self.encoding.name} as MaxText keeps it, times "
+                f"{self.change.multiply:.6g}",
+                tensor=array.name,
+                expected="dtype bfloat16 or float32" if self.encoding == F16 else "a smaller value",
+                found=float(values[lost][0]),
+            )
+        return narrow
 
 
 def _rows_of(array: OutTensor, start: int, stop: int) -> NDArray[Any]:

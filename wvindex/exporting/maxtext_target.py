@@ -19,11 +19,10 @@ from wvindex.exporting.held import Held
 from wvindex.exporting.hub_described import hub_config
 from wvindex.exporting.hub_target import dumped, with_dtype
 from wvindex.exporting.maxtext_described import (
-    MAXTEXT_YML,
     block_of,
     is_interleaved,
     notes_on,
-    settings_yaml,
+    settings_files,
 )
 from wvindex.exporting.maxtext_leaves import ITEMS, STEP, LeafForm
 from wvindex.exporting.maxtext_named import Tree
@@ -37,7 +36,7 @@ from wvindex.sources.maxtext_forms import require_whole
 from wvindex.sources.orbax_metadata import METADATA
 from wvindex.sources.safetensors import CONFIG_JSON
 
-_CHECKPOINT_METADATA: Final = "_CHECKPOINT_METADATA"
+CHECKPOINT_METADATA: Final = "_CHECKPOINT_METADATA"
 _HANDLER: Final = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckpointHandler"
 _DICT_KEY: Final = 2
 """Orbax's number for a key of a dictionary (``KeyType.DICT``)."""
@@ -90,7 +89,7 @@ def compose_maxtext(
             expected="an even number",
             found=n_layers,
         )
-    settings = settings_yaml(
+    settings = settings_files(
         held, stated, tensors, scan_layers=scan_layers, fused_mla_lora_proj=fused_mla_lora_proj
     )
     interleaves = is_interleaved(stated, held.name)
@@ -98,13 +97,13 @@ def compose_maxtext(
     _refuse_partial(outline, stated, tensors, held.name)
     leaves = add_leaves(outline, fused(tensors, held.config) if fused_mla_lora_proj else tensors, model)
     outline.leaves += leaves
-    outline.notes += [*notes_on(held.config), *_rounded(leaves)]
+    outline.notes += [*notes_on(held.config, fused_mla_lora_proj=fused_mla_lora_proj), *_rounded(leaves)]
     custom = {"scan_layers": scan_layers}
     documents = {
         f"{ITEMS}/{METADATA}": spaced(tree_metadata(leaves, custom)),
-        f"{ITEMS}/{_CHECKPOINT_METADATA}": spaced(checkpoint_metadata(_HANDLER, custom)),
-        f"{STEP}/{_CHECKPOINT_METADATA}": spaced(checkpoint_metadata({"items": _HANDLER}, custom)),
-        MAXTEXT_YML: settings,
+        f"{ITEMS}/{CHECKPOINT_METADATA}": spaced(checkpoint_metadata(_HANDLER, custom)),
+        f"{STEP}/{CHECKPOINT_METADATA}": spaced(checkpoint_metadata({"items": _HANDLER}, custom)),
+        **settings,
         CONFIG_JSON: dumped(with_dtype(stated, tensors)),
         **(hub_tokenizer(held) if tokenizer else {}),
     }

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from wvindex.building import Progress
+from wvindex.converting.orbax_documents import ARRAY_METADATAS, SHARDING
 from wvindex.converting.staged import StagedDirectory, require_checkpoint
-from wvindex.errors import TargetExists
+from wvindex.errors import TargetExists, WvindexError
+from wvindex.exporting.maxtext_described import MAXTEXT_YML, MODEL_YML
 from wvindex.exporting.maxtext_leaves import ITEMS, STEP
+from wvindex.exporting.maxtext_target import CHECKPOINT_METADATA
 from wvindex.exporting.maxtext_write import write_leaves
 from wvindex.exporting.outline import Outline
 from wvindex.limits import PROCESS_BYTES
 from wvindex.sources.files import list_names
 from wvindex.sources.gguf_header import MAGIC
-from wvindex.sources.orbax_metadata import METADATA, is_step, steps
+from wvindex.sources.orbax_metadata import METADATA, OCDBT_MANIFEST, is_step, read_tree, steps
+from wvindex.sources.safetensors import CONFIG_JSON, TOKENIZER_FILES
 from wvindex.store.reader import is_store
 
 SUFFIX: Final = ".exporting"
+
+_PARAMETERS: Final = "params"
+_DATABASE: Final = "ocdbt.process_"
+
+_WRITTEN: Final[Mapping[str, frozenset[str]]] = {
+    "": frozenset({STEP, MAXTEXT_YML, str(Path(MODEL_YML).parent), CONFIG_JSON, *TOKENIZER_FILES}),
+    str(Path(MODEL_YML).parent): frozenset({Path(MODEL_YML).name}),
+    STEP: frozenset({Path(ITEMS).name, CHECKPOINT_METADATA}),
+    ITEMS: frozenset(
+        {METADATA, CHECKPOINT_METADATA, OCDBT_MANIFEST, "d", SHARDING, ARRAY_METADATAS}  # Orbax's own, too
+    ),
+}
+"""What an export to MaxText puts where, besides databases."""
 
 _MOST_BUFFERED: Final = 64 << 20
 """Held of a file, and synced at once."""
@@ -42,7 +59,8 @@ def require_directory(path: Path, *, suffix: str, overwrite: bool) -> None:
 def require_steps(path: Path, *, overwrite: bool) -> None:
     """Refuse to put a directory where something else stands than one with a step like an export's alone.
 
-    A run's checkpoints, which are steps beside each other, are never replaced.
+    A run's checkpoints, which are steps beside each other, are never replaced; nor is a state in training, or
+    anything beside which stands what no export writes.
 
     Raises
     ------
@@ -50,6 +68,40 @@ def require_steps(path: Path, *, overwrite: bool) -> None:
     """
     kind = f"a MaxText checkpoint of one step, {ITEMS},"
     require_checkpoint(path, overwrite=overwrite, kind=kind, is_kind=_has_one_step)
+    foreign = next(_foreign(path), None)
+    if foreign is not None:
+        raise TargetExists(
+            "a directory with what no export to MaxText writes is not replaced",
+            file=path,
+            expected="files of an export alone",
+            found=foreign,
+        )
+    _require_parameters_alone(path / ITEMS)
+
+
+def _foreign(path: Path) -> Iterator[str]:
+    """Give what no export writes, by names below `path`."""
+    for place, ours in _WRITTEN.items():
+        directory = path / place
+        for name in list_names(directory) if directory.is_dir() else ():
+            if name not in ours and not (place == ITEMS and name.startswith(_DATABASE)):
+                yield f"{place}/{name}" if place else name
+
+
+def _require_parameters_alone(items: Path) -> None:
+    """Refuse to replace a tree with more than parameters, or one of which that cannot be told."""
+    try:
+        leaves = read_tree(items).leaves
+    except WvindexError as error:
+        raise TargetExists(f"a tree that cannot be read is not replaced: {error}", file=items) from error
+    other = next((leaf for leaf in leaves if leaf.path[0] != _PARAMETERS), None)
+    if other is not None:
+        raise TargetExists(
+            "a state in training is not replaced by parameters",
+            file=items / METADATA,
+            expected=f"leaves of {_PARAMETERS} alone",
+            found=other.name,
+        )
 
 
 def _has_one_step(path: Path) -> bool:

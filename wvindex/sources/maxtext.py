@@ -69,7 +69,8 @@ class MaxTextSource:
         self._lock = threading.Lock()
         self._closed = False
         strings = [leaf.name for leaf in self._tree.leaves if not leaf.is_array]
-        self.notes: tuple[str, ...] = (f"text, not arrays: {', '.join(strings)}",) if strings else ()
+        text = (f"text, not arrays: {', '.join(strings)}",) if strings else ()
+        self.notes: tuple[str, ...] = (*text, *self._config.notes)
 
     def _info(self, form: Form) -> TensorInfo:
         array, tensor = form.array, form.tensor

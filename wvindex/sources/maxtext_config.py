@@ -39,6 +39,9 @@ MODEL_TYPES: Final = {
 }
 """What ``decoder_block`` is to Hugging Face; DeepSeek-V2 and V3 are one block there."""
 
+_ROUTED_NAMES: Final = ("deepseek3", "deepseek4")
+"""Of models that MaxText routes as DeepSeek-V3 (``layers/moe.py``)."""
+
 _GEMMA_EPSILON: Final = 1e-6
 """Norms within Gemma 2's layers are made without the setting."""
 
@@ -53,10 +56,13 @@ class MaxTextConfig:
         In the form of Hugging Face's config.json.
     scan_axis : int
         Where a scanned stack has its layers (``param_scan_axis``).
+    notes : tuple of str
+        What MaxText itself computes otherwise.
     """
 
     hub: Mapping[str, Any]
     scan_axis: int = 1
+    notes: tuple[str, ...] = ()
 
 
 def read_config(path: Path) -> MaxTextConfig:
@@ -103,7 +109,25 @@ def _converted(s: Settings) -> MaxTextConfig:
     require_neutral(s, block)
     hub = _common(s, MODEL_TYPES[block])
     hub |= _deepseek(s) if block == "deepseek" else _grouped_query(s, block)
-    return MaxTextConfig(hub, s.integer("param_scan_axis"))
+    notes = _routing_notes(s) if block == "deepseek" else ()
+    return MaxTextConfig(hub, s.integer("param_scan_axis"), notes)
+
+
+def _routing_notes(s: Settings) -> tuple[str, ...]:
+    """Say where MaxText routes otherwise: it takes DeepSeek-V3's routing by the model's name alone.
+
+    A file of ``configs/models`` states no name, for its own is the model's.
+    """
+    name = s.text("model_name")
+    in_use = {"routed_bias": s.flag("routed_bias"), "n_routing_groups": s.integer("n_routing_groups") > 1}
+    settings = [setting for setting, is_used in in_use.items() if is_used]
+    if "model_name" not in s.stated or name.startswith(_ROUTED_NAMES) or not settings:
+        return ()
+    used, names = " and ".join(settings), " or ".join(_ROUTED_NAMES)
+    return (
+        f"MaxText itself routes otherwise by the model_name {name}: {used} as DeepSeek-V3 has them are for "
+        f"names that begin with {names}; wvindex follows the configuration",
+    )
 
 
 def _common(s: Settings, model_type: str) -> dict[str, Any]:
@@ -117,15 +141,15 @@ def _common(s: Settings, model_type: str) -> dict[str, Any]:
         raise s.error(
             "normalize_embedding_logits", f"{wanted}: Hugging Face does not divide tied logits", divides
         )
-    layers = s.integer("base_num_decoder_layers")
+    layers = s.size("base_num_decoder_layers")
     return {
         "model_type": model_type,
-        "hidden_size": s.integer("base_emb_dim"),
-        "intermediate_size": s.integer("base_mlp_dim"),
+        "hidden_size": s.size("base_emb_dim"),
+        "intermediate_size": s.size("base_mlp_dim"),
         "num_hidden_layers": 2 * layers if model_type == "gemma2" else layers,
-        "num_attention_heads": s.integer("base_num_query_heads"),
-        "num_key_value_heads": s.integer("base_num_kv_heads"),
-        "vocab_size": s.integer("vocab_size"),
+        "num_attention_heads": s.size("base_num_query_heads"),
+        "num_key_value_heads": s.size("base_num_kv_heads"),
+        "vocab_size": s.size("vocab_size"),
         "rms_norm_eps": s.number("normalization_layer_epsilon"),
         "hidden_act": s.activation(),
         "tie_word_embeddings": tied,
@@ -135,7 +159,7 @@ def _common(s: Settings, model_type: str) -> dict[str, Any]:
 
 def _grouped_query(s: Settings, block: str) -> dict[str, Any]:
     # No window, said: where the field is absent, transformers' Mistral has one of 4096.
-    fields: dict[str, Any] = {"head_dim": s.integer("head_dim"), "sliding_window": None}
+    fields: dict[str, Any] = {"head_dim": s.size("head_dim"), "sliding_window": None}
     if block == "llama2" and not s.stated & {"model_name", "rope_type"}:
         raise s.error("model_name", "a model_name, or a rope_type: Llama 3.1's heads are interleaved", None)
     is_llama31 = any(s.text(name).startswith("llama3.1") for name in ("model_name", "rope_type"))
@@ -205,9 +229,9 @@ def _deepseek(s: Settings) -> dict[str, Any]:
         raise s.error("routed_bias", "false with softmax: Hugging Face's DeepSeek-V2 adds no bias", True)
     fields: dict[str, Any] = {
         "model_type": "deepseek_v3" if sigmoid else "deepseek_v2",
-        "q_lora_rank": s.integer("q_lora_rank") or None,
-        **{name: s.integer(name) for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim")},
-        "v_head_dim": s.integer("v_head_dim"),
+        "q_lora_rank": s.size("q_lora_rank", 0) or None,
+        **{name: s.size(name) for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim")},
+        "v_head_dim": s.size("v_head_dim"),
         "first_k_dense_replace": s.integer("first_num_dense_layers"),
         "num_nextn_predict_layers": s.integer("mtp_num_layers"),
         "rope_interleave": s.flag("rope_interleave"),

@@ -28,6 +28,7 @@ BASE: Final[Mapping[str, Any]] = {
     "shared_experts": 0,
     "routed_scaling_factor": 1.0,
     "routed_score_func": "",
+    "routed_bias": False,
     "n_routing_groups": -1,
     "topk_routing_group": -1,
     "sliding_window_size": 0,
@@ -83,10 +84,18 @@ class Settings:
             raise self.error(name, "an integer", value)
         return int(value)
 
+    def size(self, name: str, least: int = 1) -> int:
+        """Give a whole number that is not less than `least`."""
+        value = self.integer(name)
+        if value < least:
+            raise self.error(name, f"at least {least}", value)
+        return value
+
     def number(self, name: str) -> float:
         """Give a finite number, which YAML may take for text."""
         value = self.raw.get(name)
-        if isinstance(value, str):  # YAML 1.1 takes 1e-6, without a point, for a string; MaxText does not
+        if isinstance(value, str) and "e" in value.lower():
+            # YAML 1.1 takes 1e-6, without a point, for a string; MaxText does not.
             try:
                 value = float(value)
             except ValueError:

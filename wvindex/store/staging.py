@@ -81,6 +81,21 @@ class Staging:
         self._aside = self.path / _REPLACED
         self._what = what
 
+    def require_directory(self) -> None:
+        """Refuse to begin where something else stands than a directory.
+
+        Raises
+        ------
+        TargetExists
+        """
+        if os.path.lexists(self.path) and (self.path.is_symlink() or not self.path.is_dir()):
+            raise TargetExists(
+                f"the place of the unfinished {self._what} is taken",
+                file=self.path,
+                expected="a directory, or nothing",
+                found="a symlink" if self.path.is_symlink() else "a file",
+            )
+
     def recover(self) -> None:
         """Put back a store that an interrupted overwrite had moved aside.
 
