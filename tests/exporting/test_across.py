@@ -32,8 +32,8 @@ REFUSED = {
     "qwen2-window": "sliding_window",
     "mistral-window": "sliding_window",
     "gemma2-scalar": "attention_scale",
-    "deepseek_v3-bias": "rope",
-    "deepseek_v3-halves": "mla",
+    "deepseek_v3-bias": "rope.full_attention.attention_factor",
+    "deepseek_v3-halves": "mla.interleaved_rope",
 }
 """What GGUF cannot say of models, by name of the field."""
 

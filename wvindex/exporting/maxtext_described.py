@@ -34,6 +34,7 @@ MODEL_YML: Final = f"models/{ROUTED_NAME}.yml"
 _NOT_OF_THE_MODEL: Final = (
     "base_config",
     "model_name",
+    "mtp_num_layers",
     "scan_layers",
     "param_scan_axis",
     "fused_mla_lora_proj",
