@@ -154,9 +154,10 @@ def _sample(tensors: Sequence[Tensor]) -> tuple[NDArray[np.int64], float]:
     def consume(first_row: int, values: Values) -> None:
         finite = values[np.isfinite(values)]
         wide = finite.astype(np.float64)
+        squares = np.square(wide).sum()  # a dot product would wake BLAS's threads, span by span
         with lock:
             digit_kernels.histogram_kernel(wide=False)(finite.view(np.uint32), counts)
-            sums[:] += np.array([finite.size, wide.sum(), wide @ wide])
+            sums[:] += np.array([finite.size, wide.sum(), squares])
 
     for tensor in tensors:
         for rows in _spans(tensor):
