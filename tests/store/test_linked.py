@@ -460,9 +460,11 @@ class TestLinkedStore:
     def test_nothing_is_written(self, store: Path) -> None:
         linked = LinkedStore(store)
         value = default_buffer_prototype().buffer.from_bytes(b"x")
-        for attempt in (linked.set("q8_0/zarr.json", value), linked.delete("zarr.json"), linked.clear()):
-            with pytest.raises((ValueError, NotImplementedError)):
+        for attempt in (linked.set("q8_0/zarr.json", value), linked.delete("zarr.json")):
+            with pytest.raises(ValueError, match="read-only"):
                 sync(attempt)
+        with pytest.raises(NotImplementedError):  # zarr's own answer for stores that delete nothing
+            sync(linked.clear())
         assert linked.read_only
         with pytest.raises(ValueError, match="read-only"):
             zarr.open_group(linked, mode="r+")
